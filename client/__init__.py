@@ -1,0 +1,1 @@
+"""Flower ClientApp: one hospital, its data, its training and what may leave."""

@@ -1,0 +1,1 @@
+"""Flower ServerApp: the round loop, aggregation and checkpoints."""

@@ -1,0 +1,259 @@
+"""ONE schema for every setting: bounds, units and meaning, in TOML files, `--set a.b=c` and Flower's run-config alike.
+
+Values are scalars only (Flower's run-config carries no lists); "" and 0 mean "not set" where the field says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tmca_core.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSettings(Section):
+    """Which cases, how they are read, and how patients are split."""
+
+    manifest: str = Field("", description="Path of the manifest (CSV or Parquet); empty: the phantom is generated.")
+    image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the square network input, pixels.")
+    channels: Literal[1, 3] = Field(1, description="1: grey, 3: colour.")
+    laterality: Literal["auto", "patient", "image"] = Field(
+        "auto", description="Side convention of reports where the manifest states none; auto: measured against the masks."
+    )
+    trust_laterality: bool = Field(False, description="Go on although the measured side convention differs from the declared one.")
+    on_bad_case: Literal["skip", "fail"] = Field("skip", description="What a bad row does; skips are counted and listed.")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's patients for validation, where no split column says.")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="Share of a site's patients held out for the final test.")
+    cache_dir: str = Field("", description="Folder of the decoded-tensor and token-feature caches; empty: the user's cache folder.")
+
+
+class PhantomSettings(Section):
+    """The generated chest films used where no manifest is given."""
+
+    sites: int = Field(4, ge=1, le=10_000, description="Number of phantom hospitals.")
+    cases: int = Field(100, ge=4, description="Cases per hospital.")
+    shift: float = Field(1.0, ge=0, le=2, description="Strength of the differences between sites (0: none).")
+    seed: int = Field(0, ge=0, description="Seed of the generator.")
+
+
+class PartitionSettings(Section):
+    """How one pool of cases becomes the sites of a simulation."""
+
+    by: Literal["site", "iid", "dirichlet-zones", "dirichlet-size", "quantity"] = Field(
+        "site", description="site: the manifest's column; the others deal patients out anew."
+    )
+    sites: int = Field(4, ge=1, le=10_000, description="Number of sites where `by` is not `site`.")
+    alpha: float = Field(0.5, gt=0, description="Dirichlet concentration; smaller is more uneven.")
+
+
+class NetworkSettings(Section):
+    """Which network, which encoders, how wide."""
+
+    name: str = Field("guide", description="guide or unet.")
+    image_encoder: str = Field("convnext-mini", description="convnext-mini, convnext-tiny or efficientnet-lite0.")
+    text_encoder: str = Field("wordpiece", description="wordpiece, minilm, a folder, or a Hugging Face id.")
+    image_weights: str = Field("", description="'package' for the pretrained extra, or a safetensors file; empty: from scratch.")
+    freeze_image_encoder: bool = Field(False, description="Keep the image encoder's weights as loaded; they never leave.")
+    allow_download: bool = Field(False, description="A Hugging Face id may be fetched from its hub.")
+    width: int = Field(64, ge=16, le=1024, multiple_of=8, description="Channels of the decoder at its coarsest level.")
+    heads: int = Field(4, ge=1, le=16, description="Attention heads.")
+    max_tokens: int = Field(0, ge=0, le=512, description="Longest report in tokens; 0: the text encoder's own limit.")
+
+
+class TrainingSettings(Section):
+    """Local training. One round is `epochs` passes, or exactly `steps` optimiser steps where that is above 0."""
+
+    epochs: int = Field(2, ge=1, description="Passes over the training cases a round.")
+    steps: int = Field(0, ge=0, description="Optimiser steps a round; 0: `epochs` decides.")
+    batch_size: int = Field(8, ge=1, description="Cases a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, matrices only.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Over all rounds, after the warm-up.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps with a linearly rising rate.")
+    clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay a step of the averaged weights that are evaluated; 0: off.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, fp32 elsewhere.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int = Field(1, ge=0, description="torch threads a client; 0: as the machine has.")
+
+
+class AugmentationSettings(Section):
+    """Random changes to a training case; all are laterality-safe. The defaults suit chest films."""
+
+    flip: float = Field(0.0, ge=0, le=1, description="Probability of a left-right flip; the report's sides are swapped with it.")
+    rotate: float = Field(10.0, ge=0, le=45, description="Largest rotation, degrees.")
+    scale: float = Field(0.1, ge=0, lt=1, description="Largest relative zoom.")
+    shift: float = Field(0.05, ge=0, lt=0.5, description="Largest shift, share of the image side.")
+    gain: float = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast and brightness.")
+    noise: float = Field(0.02, ge=0, lt=1, description="Standard deviation of added noise, share of the intensity range.")
+
+
+class EvaluationSettings(Section):
+    """What is measured, and when."""
+
+    every: int = Field(1, ge=1, description="Rounds between validations.")
+    batch_size: int = Field(16, ge=1, description="Cases a forward pass.")
+    threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which a pixel is lesion.")
+    bootstrap: int = Field(1000, ge=0, description="Resamplings of patients for the 95 % intervals; 0: none.")
+    examples: int = Field(6, ge=0, le=24, description="Cases drawn in the report.")
+
+
+class FederationSettings(Section):
+    """The round loop."""
+
+    algorithm: str = Field("fedavg", description="fedavg.")
+    rounds: int = Field(10, ge=1, description="Rounds; the centralised baselines get the same number of passes.")
+    cohort: int = Field(0, ge=0, description="Sites sampled a round; 0: all.")
+    min_sites: int = Field(1, ge=1, description="Fewest good replies for a round to count.")
+    weighting: Literal["cases", "patients", "uniform"] = Field("cases", description="Weight of a site in the mean.")
+    keep_optimizer: bool = Field(True, description="A site keeps its optimiser state between rounds, on its own disk.")
+    deadline: float = Field(0.0, ge=0, description="Seconds a round may take before the missing sites lose their turn; 0: none.")
+    wait: float = Field(600.0, ge=0, description="Seconds to wait for `min_sites` to appear at the start.")
+    poll: float = Field(0.2, gt=0, le=10, description="Seconds between looks for replies.")
+
+
+class SimulationSettings(Section):
+    """Engine and baselines of a simulated federation."""
+
+    engine: Literal["inprocess", "ray"] = Field("inprocess", description="One process, or Flower's Ray runtime.")
+    baselines: bool = Field(True, description="Also train pooled and local-only, for comparison.")
+    workers: int = Field(2, ge=1, description="Processes: 1 runs baselines after the federation, more run them beside it.")
+    out: str = Field("", description="The run's folder; empty: runs/<time>.")
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of splits, initial weights, augmentation and sampling.")
+    data: DataSettings = DataSettings()
+    phantom: PhantomSettings = PhantomSettings()
+    partition: PartitionSettings = PartitionSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    federation: FederationSettings = FederationSettings()
+    simulation: SimulationSettings = SimulationSettings()
+
+    def flat(self) -> dict[str, Scalar]:
+        """Dotted keys to scalars, as Flower's run-config carries them: `{"data.image_size": 128, …}`."""
+        return _flatten(self.model_dump())
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with dotted keys replaced.
+
+        Raises:
+            ConfigError: a key is unknown or a value out of its bounds.
+        """
+        return parse({**self.flat(), **values})
+
+    def digest(self) -> str:
+        """sha256 over all settings that influence the result (not folders, engine or baselines)."""
+        same = {k: v for k, v in self.flat().items() if not k.startswith("simulation.") and k not in ("data.cache_dir", "data.manifest")}
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The whole schema as a commented TOML document."""
+        lines = [_toml_field("seed", self.seed, type(self).model_fields["seed"].description)]
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, Section):
+                lines.append(f"\n[{name}]  # {(type(section).__doc__ or '').splitlines()[0]}")
+                lines += [_toml_field(k, getattr(section, k), f.description) for k, f in type(section).model_fields.items()]
+        return "\n".join(lines) + "\n"
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Config from nested or dotted values.
+
+    Raises:
+        ConfigError: naming every key at fault.
+    """
+    try:
+        return Config.model_validate(_nest(values))
+    except ValidationError as error:
+        known = Config().flat()
+        parts = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                parts.append(f"unknown setting '{key}'{_nearest(key, known)}")
+            else:
+                parts.append(f"setting '{key}': {problem['msg']} (got {problem['input']!r})")
+        raise ConfigError("; ".join(parts) + ".") from None
+
+
+def load(path: Path | None = None, assignments: Iterable[str] = ()) -> Config:
+    """Config from a TOML file and `a.b=c` assignments, the latter winning.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}.") from None
+    flat: dict[str, Any] = dict(_flatten(values))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes key=value, got '{assignment}'.")
+        flat[key.strip()] = _scalar(text.strip())
+    return parse(flat)
+
+
+def _scalar(text: str) -> Scalar:
+    """TOML scalar where it is one, else the text itself (so paths and names need no quotes)."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, (bool, int, float, str)) else text
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in _flatten(values).items():
+        *sections, last = key.split(".")
+        place = nested
+        for section in sections:
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"setting '{section}' is a value, not a section (in '{key}').")
+            place = inner
+        place[last] = value
+    return nested
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _toml_field(key: str, value: Scalar, description: str | None) -> str:
+    return f"{key} = {json.dumps(value)}" + (f"  # {description}" if description else "")

@@ -1,0 +1,1 @@
+"""Losses as pure functions; each declares whether it is decomposable over patients."""

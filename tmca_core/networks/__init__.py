@@ -1,0 +1,1 @@
+"""Networks: image encoders, the text-guided decoder, baselines, parameter roles."""

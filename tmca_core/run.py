@@ -1,0 +1,177 @@
+"""A run's folder: config, metrics, checkpoints, summary. Every file is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tmca_core import config as configuration
+from tmca_core.config import Config
+from tmca_core.errors import ConfigError, WeightsError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `path` so that a reader or a crash sees the old file or the new one (tmp, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with tmp.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    tmp.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights after a round and the state needed to go on from it.
+
+    Attributes:
+        round: rounds completed (0: initial weights).
+        weights: name → tensor, CPU.
+        state: JSON values.
+    """
+
+    round: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Example:
+        run = Run.create(Path("runs/a"), config); run.log("round", round=1, dice_image=0.7)
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, config: Config) -> Run:
+        """Make the folder, or go on in it where it holds the same configuration.
+
+        Raises:
+            ConfigError: the folder holds a run of another configuration, or files that are not a run.
+        """
+        run = cls(folder)
+        if run.config_path.exists():
+            if run.config().digest() != config.digest():
+                raise ConfigError(
+                    f"{folder} holds a run of another configuration: {_difference(run.config(), config)}. "
+                    "Choose another --out, or repeat the command as it was."
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty and holds no run (no config.toml). Choose another --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.config_path, config.to_toml())
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.toml"
+
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return configuration.load(self.config_path)
+
+    # --- metrics.jsonl: one line an event -------------------------------------------------------
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one event. A torn last line of an interrupted run is ended first, and later ignored."""
+        path = self.folder / "metrics.jsonl"
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n")
+
+    def events(self, event: str | None = None) -> Iterator[dict[str, Any]]:
+        """Events in order, of one kind or all; torn lines are passed over."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_bytes().splitlines():
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue
+            if event is None or fields.get("event") == event:
+                yield fields
+
+    # --- JSON documents -------------------------------------------------------------------------
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write a JSON document atomically; NaN is refused (use None)."""
+        path = self.folder / name
+        write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        return path
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON document; an absent one is an empty dict."""
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    # --- checkpoints ----------------------------------------------------------------------------
+    def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "") -> Path:
+        """Write `checkpoints/[arm/]round-NNN/{model.safetensors,state.json}`: the folder appears whole."""
+        from safetensors.torch import save_file
+
+        root = self.folder / "checkpoints" / arm
+        final = root / f"round-{checkpoint.round:03d}"
+        tmp = root / f".round-{checkpoint.round:03d}.{os.getpid()}.tmp"
+        shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in checkpoint.weights.items()}, str(tmp / "model.safetensors"))
+        (tmp / "state.json").write_text(json.dumps({"round": checkpoint.round, **checkpoint.state}, allow_nan=False))
+        for file in tmp.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        tmp.replace(final)
+        sync_folder(root)
+        return final
+
+    def last_checkpoint(self, arm: str = "") -> Checkpoint | None:
+        """The newest complete checkpoint, or None."""
+        root = self.folder / "checkpoints" / arm
+        rounds = sorted((int(m[1]), p) for p in root.glob("round-*") if (m := re.fullmatch(r"round-(\d+)", p.name)))
+        return load_checkpoint(rounds[-1][1]) if rounds else None
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(folder / "model.safetensors"))
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the checkpoint {folder}: {error}. Delete it to go on from the one before.") from None
+    return Checkpoint(int(state.pop("round")), weights, state)
+
+
+def _difference(old: Config, new: Config) -> str:
+    before, after = old.flat(), new.flat()
+    return ", ".join(f"{k} was {before[k]!r}, is {after[k]!r}" for k in before if before[k] != after[k])

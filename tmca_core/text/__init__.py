@@ -1,0 +1,1 @@
+"""Reports: parsing, side-swapping, tokenising and encoding."""

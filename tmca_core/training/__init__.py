@@ -1,0 +1,1 @@
+"""Step, loop, optimiser, evaluation and metrics."""
