@@ -104,3 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

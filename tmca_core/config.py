@@ -80,6 +80,7 @@ class TrainingSettings(Section):
     epochs: int = Field(2, ge=1, description="Passes over the training cases a round.")
     steps: int = Field(0, ge=0, description="Optimiser steps a round; 0: `epochs` decides.")
     batch_size: int = Field(8, ge=1, description="Cases a step.")
+    loss: str = Field("dice-ce", description="dice-ce.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, matrices only.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Over all rounds, after the warm-up.")
@@ -94,7 +95,7 @@ class TrainingSettings(Section):
 class AugmentationSettings(Section):
     """Random changes to a training case; all are laterality-safe. The defaults suit chest films."""
 
-    flip: float = Field(0.0, ge=0, le=1, description="Probability of a left-right flip; the report's sides are swapped with it.")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip; the report's sides are swapped with it.")
     rotate: float = Field(10.0, ge=0, le=45, description="Largest rotation, degrees.")
     scale: float = Field(0.1, ge=0, lt=1, description="Largest relative zoom.")
     shift: float = Field(0.05, ge=0, lt=0.5, description="Largest shift, share of the image side.")
@@ -116,7 +117,7 @@ class FederationSettings(Section):
     """The round loop."""
 
     algorithm: str = Field("fedavg", description="fedavg.")
-    rounds: int = Field(10, ge=1, description="Rounds; the centralised baselines get the same number of passes.")
+    rounds: int = Field(15, ge=1, description="Rounds; the centralised baselines get the same number of passes.")
     cohort: int = Field(0, ge=0, description="Sites sampled a round; 0: all.")
     min_sites: int = Field(1, ge=1, description="Fewest good replies for a round to count.")
     weighting: Literal["cases", "patients", "uniform"] = Field("cases", description="Weight of a site in the mean.")

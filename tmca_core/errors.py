@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class TmcaError(Exception):
     """Root of every error a user can cause or mend; `exit_code` is what the command ends with."""
@@ -29,6 +31,18 @@ class CaseError(TmcaError):
     def __init__(self, row: int, column: str, reason: str) -> None:
         super().__init__(f"row {row}, column '{column}': {reason}")
         self.row, self.column, self.reason = row, column, reason
+
+
+class ImageError(TmcaError):
+    """An image or mask file cannot be used; readers raise it, and those who know the row make a `CaseError` of it.
+
+    Attributes:
+        reason: why, and what to do, without the folder.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class LateralityError(ManifestError):

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ class Checkpoint:
         round: rounds completed (0: initial weights).
         weights: name → tensor, CPU.
         state: JSON values.
+        training: optimiser state by name, where the run itself trains (not in a federation: it stays at the sites).
     """
 
     round: int
     weights: dict[str, Tensor]
     state: dict[str, Any]
+    training: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,11 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {}
 
     # --- checkpoints ----------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "") -> Path:
-        """Write `checkpoints/[arm/]round-NNN/{model.safetensors,state.json}`: the folder appears whole."""
+    def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "", keep: int = 0) -> Path:
+        """Write `checkpoints/[arm/]round-NNN/{model.safetensors,state.json}`: the folder appears whole.
+
+        With `keep` above 0 only that many of the newest rounds stay.
+        """
         from safetensors.torch import save_file
 
         root = self.folder / "checkpoints" / arm
@@ -139,6 +144,8 @@ class Run:
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in checkpoint.weights.items()}, str(tmp / "model.safetensors"))
+        if checkpoint.training:
+            save_file(checkpoint.training, str(tmp / "training.safetensors"))
         (tmp / "state.json").write_text(json.dumps({"round": checkpoint.round, **checkpoint.state}, allow_nan=False))
         for file in tmp.iterdir():
             with file.open("rb") as handle:
@@ -146,13 +153,20 @@ class Run:
         shutil.rmtree(final, ignore_errors=True)
         tmp.replace(final)
         sync_folder(root)
+        for old in self.checkpoints(arm)[:-keep] if keep else []:
+            shutil.rmtree(old)
         return final
+
+    def checkpoints(self, arm: str = "") -> list[Path]:
+        """Complete checkpoint folders, oldest first."""
+        root = self.folder / "checkpoints" / arm
+        rounds = [(int(m[1]), p) for p in root.glob("round-*") if (m := re.fullmatch(r"round-(\d+)", p.name))]
+        return [path for _, path in sorted(rounds)]
 
     def last_checkpoint(self, arm: str = "") -> Checkpoint | None:
         """The newest complete checkpoint, or None."""
-        root = self.folder / "checkpoints" / arm
-        rounds = sorted((int(m[1]), p) for p in root.glob("round-*") if (m := re.fullmatch(r"round-(\d+)", p.name)))
-        return load_checkpoint(rounds[-1][1]) if rounds else None
+        folders = self.checkpoints(arm)
+        return load_checkpoint(folders[-1]) if folders else None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -167,9 +181,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         weights = load_file(str(folder / "model.safetensors"))
         state = json.loads((folder / "state.json").read_text())
+        extra = folder / "training.safetensors"
+        training = load_file(str(extra)) if extra.exists() else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"cannot read the checkpoint {folder}: {error}. Delete it to go on from the one before.") from None
-    return Checkpoint(int(state.pop("round")), weights, state)
+    return Checkpoint(int(state.pop("round")), weights, state, training)
 
 
 def _difference(old: Config, new: Config) -> str:

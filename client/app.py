@@ -1,0 +1,63 @@
+"""Flower ClientApp. `app` is what Flower loads; simulations make theirs with `make_app`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+if TYPE_CHECKING:
+    from tmca_core.config import Config
+
+log = logging.getLogger(__name__)
+
+
+def make_app(config: Config | None = None) -> ClientApp:
+    """A ClientApp that answers `query`, `train` and `evaluate` for the site its node serves.
+
+    The handlers are closures over the configuration only, so that Ray may pickle them; everything resident is in
+    `client.workspace`.
+
+    Args:
+        config: None: taken from Flower's run-config.
+    """
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return _answer("query", config, message, context)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _answer("train", config, message, context)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _answer("evaluate", config, message, context)
+
+    return app
+
+
+def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
+    """Open the site and let it answer. An error becomes a reply of one line: Flower would send the traceback."""
+    from client.site import assess, say_hello, train
+    from client.workspace import open_site
+    from tmca_core.config import parse
+
+    try:
+        site = open_site(config if config is not None else parse(context.run_config), context.node_config)
+        content = {
+            "query": lambda: say_hello(site),
+            "train": lambda: train(site, message.content),
+            "evaluate": lambda: assess(site, message.content),
+        }
+        return Message(content[kind](), reply_to=message)
+    except Exception as error:
+        log.exception("the %s message of the server could not be answered.", kind)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"), reply_to=message)
+
+
+app = make_app()

@@ -1,0 +1,152 @@
+"""What stays in memory between messages: one network and one text pipeline a process, and the data of the sites it serves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tmca_core.cases.sites import SiteData, load_site, load_sites, site_names
+from tmca_core.config import Config
+from tmca_core.errors import ConfigError, FederationError
+from tmca_core.networks import Network, build_network, frozen_digest, roles, shared_state
+from tmca_core.training.centralised import build_pipeline
+from tmca_core.training.device import resolve_device, set_threads
+
+if TYPE_CHECKING:
+    from tmca_core.text.features import TextPipeline
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A resident network; which site's weights it carries is decided anew by every message.
+
+    Attributes:
+        shared: references to the tensors that travel. `personal`: to those that stay at the site.
+        initial: copies of the personal tensors as built, for a site that has none yet.
+        frozen: digest of what never travels.
+        sites: data served so far.
+    """
+
+    config: Config
+    network: Network
+    pipeline: TextPipeline
+    device: torch.device
+    shared: dict[str, Tensor]
+    personal: dict[str, Tensor]
+    initial: dict[str, Tensor]
+    frozen: str
+    sites: dict[str | int, SiteData] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital as this process serves it.
+
+    Attributes:
+        name: unique in the federation.
+        data: its cases, by split.
+        state: folder on the site's own disk for what it remembers between rounds.
+    """
+
+    name: str
+    data: SiteData
+    state: Path
+    workspace: Workspace
+
+
+@lru_cache(maxsize=1)
+def open_workspace(config: Config) -> Workspace:
+    """The process's network for a configuration, built once."""
+    set_threads(config.training)
+    device = resolve_device(config.training)
+    network = build_network(config).to(device)
+    state = network.state_dict()
+    personal = {name: state[name] for name, role in roles(network).items() if role == "personal"}
+    initial = {name: tensor.clone() for name, tensor in personal.items()}
+    pipeline = build_pipeline(network, config)
+    return Workspace(config, network, pipeline, device, shared_state(network), personal, initial, frozen_digest(network))
+
+
+def open_site(config: Config, node: Mapping[str, Any]) -> Site:
+    """The site that a node serves.
+
+    A deployed node says so in its node-config: `manifest="/data/m.csv"`, where several sites share that manifest also
+    `site="name"`, and optionally `state="/folder"`. A node of a simulation has a `partition-id` instead.
+
+    Raises:
+        ConfigError: the node-config says neither, or names no site of the manifest.
+    """
+    workspace = open_workspace(config)
+    if "manifest" in node:
+        key: str | int = f"{node['manifest']}\n{node.get('site', '')}"
+        if key not in workspace.sites:
+            workspace.sites[key] = _own_data(config, str(node["manifest"]), str(node.get("site", "")))
+    elif "partition-id" in node:
+        key = int(node["partition-id"])
+        if key not in workspace.sites:
+            workspace.sites.update(_simulated_data(config, key))
+    else:
+        raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
+    data = workspace.sites[key]
+    return Site(data.name, data, _state_folder(config, node), workspace)
+
+
+def _simulated_data(config: Config, index: int) -> dict[str | int, SiteData]:
+    """The site asked for; where the pool has to be read as a whole anyway, all of them."""
+    if config.data.manifest or config.partition.by != "site":
+        sites = load_sites(config)
+        found: dict[str | int, SiteData] = {place: sites[name] for place, name in enumerate(site_names(config)) if name in sites}
+        if index in found:
+            return found
+    return {index: load_site(config, index)}
+
+
+def _own_data(config: Config, manifest: str, site: str) -> SiteData:
+    if not Path(manifest).is_file():
+        raise ConfigError(f"the node's manifest {manifest} does not exist: correct manifest=… in its --node-config.")
+    own = config.with_values({"data.manifest": manifest, "partition.by": "site"})
+    names = list(site_names(own))
+    if site and site not in names and len(names) == 1:
+        log.info("the manifest's cases (site '%s') are served as site '%s'.", names[0], site)
+        return replace(load_site(own, 0), name=site)
+    if site and site not in names:
+        raise ConfigError(f"{manifest} has no site '{site}'; it has {', '.join(names)}.")
+    if not site and len(names) != 1:
+        raise ConfigError(f'{manifest} holds {len(names)} sites ({", ".join(names)}): add site="…" to the node\'s --node-config.')
+    return load_site(own, names.index(site) if site else 0)
+
+
+def _state_folder(config: Config, node: Mapping[str, Any]) -> Path:
+    from tmca_core.cases.decode import default_cache_dir
+
+    if node.get("state"):
+        return Path(str(node["state"]))
+    if config.simulation.out and "manifest" not in node:
+        return Path(config.simulation.out) / "sites"
+    return Path(config.data.cache_dir or default_cache_dir()) / "sites"
+
+
+@lru_cache(maxsize=1)
+def code_root() -> Path:
+    """Folder that this package and `tmca_core` were both imported from.
+
+    Raises:
+        FederationError: they come from two places, so that what runs is not what was submitted.
+    """
+    import tmca_core
+
+    roots = [Path(str(package)).resolve().parents[1] for package in (__file__, tmca_core.__file__)]
+    if roots[0] != roots[1]:
+        raise FederationError(
+            f"'client' is imported from {roots[0]} and 'tmca_core' from {roots[1]}: start Flower from a directory that holds neither."
+        )
+    return roots[0]

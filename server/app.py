@@ -1,0 +1,74 @@
+"""Flower ServerApp. `app` is what Flower loads; simulations make theirs with `make_app`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+if TYPE_CHECKING:
+    from tmca_core.config import Config
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+# Grids of simulations by class name: the engine's name, and the seconds without a new node after which all are there.
+_SIMULATED = {"InProcessGrid": ("inprocess", 0.0), "InMemoryGrid": ("ray", 5.0)}
+
+
+def make_app(config: Config | None = None, out: Path | None = None, on_event: OnEvent | None = None) -> ServerApp:
+    """A ServerApp that runs one federation and leaves its run in a folder.
+
+    Args:
+        config: None: taken from Flower's run-config.
+        out: the run's folder; None: `simulation.out`, or runs/<time> below the working directory.
+        on_event: receives every event of metrics.jsonl as it is written; None: a line a round is printed.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        from tmca_core.config import parse
+
+        settings = config if config is not None else parse(context.run_config)
+        folder = out or Path(settings.simulation.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+        federate(grid, settings, folder, on_event or print_event)
+
+    return app
+
+
+def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) -> dict[str, Any]:
+    """Train, evaluate and test over `grid`; returns run.json, which is also written to `out`.
+
+    Raises:
+        ConfigError: `out` holds a run of another configuration.
+        FederationError: too few sites answered.
+    """
+    from server.rounds import Federation
+    from tmca_core.run import Run
+    from tmca_core.training.centralised import peak_rss_mb
+
+    run = Run.create(out, config)
+    engine, settle = _SIMULATED.get(type(grid).__name__, ("deployment", config.federation.wait))
+    federation = Federation(grid, config, run, on_event)
+    federation.start(settle)
+    federation.train()
+    test = federation.evaluate("test")
+    summary = federation.progress.summary(config, engine, test, peak_rss_mb())
+    run.write_json("run.json", summary)
+    return summary
+
+
+def print_event(event: Mapping[str, Any]) -> None:
+    """One plain line a round and a fault."""
+    if event["event"] == "round":
+        dice = "-" if event["dice_image"] is None else f"{event['dice_image']:.3f}"
+        print(f"round {event['round']}: Dice {dice}, {len(event['completed'])} sites, {event['seconds']:.1f} s", flush=True)
+    elif event["event"] == "fault":
+        print(f"round {event['round']}, {event['phase']}: site '{event['site']}' loses its turn: {event['reason']}", flush=True)
+
+
+app = make_app()

@@ -1,0 +1,136 @@
+"""Who takes part: the hello of every node, the wait for enough sites, and the draw of a round's cohort."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flwr.serverapp import Grid
+
+from server.exchange import TOO_LATE, exchange, request
+from tmca_core.config import Config
+from tmca_core.errors import FederationError
+from tmca_core.messages import QUERY, SETTINGS, Hello
+from tmca_core.seeds import numpy_rng
+
+log = logging.getLogger(__name__)
+
+OnRefusal = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every site must have in common with the server."""
+
+    config: str
+    network: str
+    frozen: str
+    code: str
+
+
+@dataclass
+class Roster:
+    """Sites that said hello and fit, by name. Node ids are random in every run; names are not."""
+
+    identity: Identity
+    config: Config
+    refused: OnRefusal
+    hellos: dict[str, Hello] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
+    _asked: set[int] = field(default_factory=set)
+
+    def gather(self, grid: Grid, settle: float) -> None:
+        """Wait until every node that is there has answered and `min_sites` of them can be trained on.
+
+        Args:
+            grid: where the nodes are.
+            settle: seconds without a new node after which no more are expected, at most `federation.wait`.
+
+        Raises:
+            FederationError: there are too few; the message says who answered what.
+        """
+        settings, start = self.config.federation, time.monotonic()
+        problems: dict[str, str] = {}
+        newest = start
+        while True:
+            before = len(self._asked)
+            problems |= self.refresh(grid, max(start + settings.wait - time.monotonic(), 1e-3))
+            now = time.monotonic()
+            newest = now if len(self._asked) > before else newest
+            end = min(start + settings.wait, newest + settle)
+            if len(self.trainers()) >= settings.min_sites and set(grid.get_node_ids()) <= self._asked:
+                break
+            if now >= end:
+                raise FederationError(self._too_few(len(self._asked), problems))
+            time.sleep(min(settings.poll, end - now))
+        log.info("%d sites: %s", len(self.hellos), ", ".join(sorted(self.hellos)))
+
+    def refresh(self, grid: Grid, seconds: float) -> dict[str, str]:
+        """Ask nodes that were not asked before, and forget sites whose node has gone; returns refusals by node."""
+        present = set(grid.get_node_ids())
+        for site in [site for site, node in self.nodes.items() if node not in present]:
+            log.warning("site '%s' has left.", site)
+            del self.nodes[site], self.hellos[site]
+        new = sorted(present - self._asked)
+        self._asked |= set(new)
+        asked = {f"node {node}": request(QUERY, node, None, {"config": self.identity.config}, "0") for node in new}
+        problems: dict[str, str] = {}
+        for answer in exchange(grid, asked, poll=self.config.federation.poll, seconds=seconds):
+            node = int(answer.site.removeprefix("node "))
+            name, reason = answer.site, answer.failure
+            if answer.content is not None:
+                try:
+                    hello = Hello.from_values(answer.content.config_records.get(SETTINGS, {}))
+                    name, reason = hello.site, self._mismatch(hello)
+                    if not reason:
+                        self.hellos[hello.site], self.nodes[hello.site] = hello, node
+                except FederationError as error:
+                    reason = str(error)
+            if answer.failure.startswith(TOO_LATE):
+                self._asked.discard(node)  # asked again before the next round
+            if reason:
+                problems[name] = reason
+                self.refused(name, reason)
+        return problems
+
+    def trainers(self) -> list[str]:
+        """Names of sites with something to train on, sorted."""
+        return sorted(name for name, hello in self.hellos.items() if hello.weight(self.config.federation.weighting))
+
+    def holders(self, split: str) -> list[str]:
+        """Names of sites that have cases in `split`, sorted."""
+        return sorted(name for name, hello in self.hellos.items() if getattr(hello, f"{split}_cases"))
+
+    def cohort(self, round: int) -> list[str]:
+        """The sites of a round: all, or `federation.cohort` of them, drawn by (seed, round) over the sorted names."""
+        names, size = self.trainers(), self.config.federation.cohort
+        if not size or size >= len(names):
+            return names
+        drawn = numpy_rng(self.config.seed, "cohort", round).choice(len(names), size=size, replace=False)
+        return [names[i] for i in sorted(drawn)]
+
+    def _mismatch(self, hello: Hello) -> str:
+        if hello.site in self.hellos:
+            return f"another node is already site '{hello.site}': give every node its own name."
+        if hello.code != self.identity.code:
+            return "it runs other code than the server (another version, or imported from another directory than the submitted app)."
+        if hello.config != self.identity.config:
+            return "its configuration differs from the server's: its settings must come from the run, not from a local file."
+        if hello.network != self.identity.network:
+            return "its network has other shared tensors than the server's."
+        if hello.frozen != self.identity.frozen:
+            return "its frozen weights or text encoder differ from the server's: put the same weight files at both ends."
+        return ""
+
+    def _too_few(self, connected: int, problems: dict[str, str]) -> str:
+        settings = self.config.federation
+        empty = sorted(set(self.hellos) - set(self.trainers()))
+        return (
+            f"{len(self.trainers())} sites can train, {settings.min_sites} are needed (federation.min_sites): "
+            f"{connected} nodes connected; ready: {', '.join(self.trainers()) or 'none'}"
+            + (f"; without training cases: {', '.join(empty)}" if empty else "")
+            + "".join(f"; {name}: {reason}" for name, reason in problems.items())
+            + f". Waited at most {settings.wait:g} s (federation.wait)."
+        )

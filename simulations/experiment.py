@@ -1,0 +1,75 @@
+"""A simulated federation from data to report: the federation itself, its baselines, examples and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from simulations.baselines import Baselines
+from simulations.engine import simulate
+from tmca_core.cases.sites import all_skips, load_sites, splits_json
+from tmca_core.config import Config
+from tmca_core.networks import build_network
+from tmca_core.report.examples import write_examples
+from tmca_core.report.html import write_report
+from tmca_core.run import Run
+from tmca_core.training.centralised import build_pipeline, concatenate, describe_site, peak_rss_mb, test_scores
+from tmca_core.training.device import resolve_device, set_threads
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+def run_experiment(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
+    """Run or resume everything that `tmca simulate` promises in `folder`; returns run.json.
+
+    Raises:
+        TmcaError: bad configuration or data, or a federation that cannot go on.
+    """
+    start = time.perf_counter()
+    set_threads(config.training)
+    run = Run.create(folder, config)
+    sites = load_sites(config)
+    run.write_json("splits.json", splits_json(sites))
+    skips = all_skips(sites)
+    for skip in skips:
+        on_event({"event": "note", "text": f"skipped row {skip.row}, column '{skip.column}': {skip.reason}"})
+    baselines = Baselines(config, folder, sites) if config.simulation.baselines and len(sites) > 1 else None
+    try:
+        summary = simulate(config, folder, on_event)
+        results = baselines.finish(lambda text: on_event({"event": "note", "text": text})) if baselines else {}
+    finally:
+        if baselines:
+            baselines.close()
+    _write_examples(config, run, sites)
+    summary["sites"] = [describe_site(site) for site in sites.values()]
+    summary["skipped"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
+    if results:
+        local = {arm.removeprefix("local:"): r["dice_image"] for arm, r in results.items() if arm != "pooled"}
+        summary["baselines"] = {
+            "pooled": results["pooled"]["dice_image"],
+            "pooled_per_site": results["pooled"]["per_site"],
+            "local": local,
+            "local_mean": sum(local.values()) / len(local) if local else None,
+        }
+    summary["seconds"]["total"] = time.perf_counter() - start
+    summary["peak_rss_mb"] = peak_rss_mb()
+    run.write_json("run.json", summary)
+    write_report(run)
+    return summary
+
+
+def _write_examples(config: Config, run: Run, sites: Mapping[str, Any]) -> None:
+    """Pictures for the report: possible here because a simulation holds every site's images."""
+    last = run.last_checkpoint()
+    if last is None:
+        return
+    network = build_network(config)
+    network.load_state_dict({**network.state_dict(), **last.weights})
+    device = resolve_device(config.training)
+    network.to(device)
+    pipeline = build_pipeline(network, config)
+    scores = test_scores(network, pipeline, sites, config)
+    test = concatenate([site.test for site in sites.values() if len(site.test)])
+    write_examples(run, network, test, scores, pipeline, config.evaluation, device)

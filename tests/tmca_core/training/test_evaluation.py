@@ -1,0 +1,287 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tmca_core.cases.case import Case, CaseTensors
+from tmca_core.config import EvaluationSettings
+from tmca_core.networks.interface import Network, Output
+from tmca_core.training.evaluation import evaluate, inference, predict_logits
+from tmca_core.training.intervals import patient_bootstrap
+from tmca_core.training.metrics import COUNTERFACTUALS
+from tmca_core.training.scores import CaseScore, combine, site_summary, summarise
+
+SIZE = 32
+CPU = torch.device("cpu")
+SETTINGS = EvaluationSettings(batch_size=2)
+
+
+class Words:
+    """A text batch that carries its words."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def to(self, device):
+        return self
+
+
+class Pipeline:
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, texts):
+        self.seen += texts
+        return Words(texts)
+
+
+class BrightSide(Network):
+    """Marks bright pixels on the side that the report names; on both sides without a report."""
+
+    def __init__(self, uses_text=True):
+        super().__init__(None)
+        self.uses_text = uses_text
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, images, text):
+        assert not torch.is_grad_enabled() and not self.training
+        logits = self.dropout(torch.where(images > 0, 4.0, -4.0))
+        for i, words in enumerate(text.texts if self.uses_text else []):
+            if "left" in words.lower():
+                logits[i, :, :, : SIZE // 2] = -4.0
+            if "right" in words.lower():
+                logits[i, :, :, SIZE // 2 :] = -4.0
+        return Output(logits)
+
+
+def films() -> CaseTensors:
+    """Four films with a bright 4 × 4 square in either half; the report names one of them."""
+    image = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
+    image[8:12, 4:8] = image[8:12, 24:28] = 255
+    cases, masks = [], []
+    for k, side in enumerate(["left", "right", "left", "right"]):
+        text = f"Opacity in the {side} lung."
+        cases.append(Case(f"c{k}", f"p{k // 2}", ("a", "b")[k // 2], Path("x"), Path("y"), text, text, "patient"))
+        mask = (image > 0).to(torch.uint8)
+        mask[:, : SIZE // 2] *= side == "right"
+        mask[:, SIZE // 2 :] *= side == "left"
+        masks.append(mask[None])
+    return CaseTensors(cases, image.expand(4, 1, SIZE, SIZE), torch.stack(masks))
+
+
+def test_a_network_that_reads_loses_everything_when_the_sides_are_swapped():
+    scores = evaluate(BrightSide(), films(), Pipeline(), settings=SETTINGS, device=CPU)
+    assert [s.case_id for s in scores] == ["c0", "c1", "c2", "c3"]
+    for score in scores:
+        assert (score.intersection, score.predicted, score.truth) == (16, 16, 16)
+        assert (score.dice, score.iou, score.hd95, score.laterality_error, score.laterality_floor) == (1, 1, 0, 0, 0)
+        assert score.counterfactual == {"swapped": 0.0, "shuffled": 0.0, "empty": pytest.approx(2 / 3)}
+        assert score.loss is not None and 0 < score.loss < 1
+
+
+def test_a_network_that_does_not_read_is_found_out_and_costs_one_pass():
+    pipeline = Pipeline()
+    scores = evaluate(BrightSide(uses_text=False), films(), pipeline, settings=SETTINGS, device=CPU, loss=None)
+    for score in scores:
+        assert score.dice == pytest.approx(2 / 3)
+        assert score.counterfactual == dict.fromkeys(COUNTERFACTUALS, score.dice)
+        assert score.laterality_error == 0.5
+        assert score.loss is None
+    assert len(pipeline.seen) == 4
+
+
+def test_what_is_not_asked_for_is_not_measured():
+    pipeline = Pipeline()
+    scores = evaluate(BrightSide(), films(), pipeline, settings=SETTINGS, device=CPU, counterfactual=False, hd95=False)
+    assert [(s.hd95, s.counterfactual) for s in scores] == [(None, {})] * 4
+    assert len(pipeline.seen) == 4
+    assert summarise(scores, bootstrap=0, seed=0)["counterfactual"] == {}
+
+
+def test_batches_do_not_change_scores():
+    one = evaluate(BrightSide(), films(), Pipeline(), settings=EvaluationSettings(batch_size=1), device=CPU)
+    all_at_once = evaluate(BrightSide(), films(), Pipeline(), settings=EvaluationSettings(batch_size=64), device=CPU)
+    assert one == all_at_once
+
+
+def test_threshold_is_a_probability():
+    strict = EvaluationSettings(threshold=0.99)  # the network's sigmoid(4) is 0.982
+    scores = evaluate(BrightSide(), films(), Pipeline(), settings=strict, device=CPU)
+    assert [s.predicted for s in scores] == [0] * 4
+    summary = summarise(scores, bootstrap=0, seed=0)["final"]
+    assert summary["one_sided"] == {"cases": 4, "empty_predictions": 4}
+    assert (summary["laterality_error"], summary["laterality_error_pooled"]) == (0.0, None)
+    assert (summary["hd95_px"], summary["dice_image"]) == (None, 0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_networks_mode_is_restored(training):
+    network = BrightSide().train(training)
+    evaluate(network, films(), Pipeline(), settings=SETTINGS, device=CPU)
+    assert network.training is training
+    with pytest.raises(RuntimeError), inference(network):
+        raise RuntimeError
+    assert network.training is training
+
+
+def test_predict_logits_with_texts_of_ones_own():
+    logits = predict_logits(BrightSide(), films(), ["right"] * 4, Pipeline(), batch_size=3, device=CPU)
+    assert logits.shape == (4, 1, SIZE, SIZE)
+    assert not (logits[..., SIZE // 2 :] > 0).any()
+    with pytest.raises(ValueError, match="4 cases, 1 texts"):
+        predict_logits(BrightSide(), films(), ["right"], Pipeline(), batch_size=3, device=CPU)
+    assert predict_logits(BrightSide(), films().subset([]), [], Pipeline(), batch_size=3, device=CPU).shape == (0, 1, SIZE, SIZE)
+
+
+# --- summaries --------------------------------------------------------------------------------------
+def score(site="a", patient="p", intersection=5, predicted=10, truth=10, **changes) -> CaseScore:
+    total = predicted + truth
+    values = {
+        "case_id": "c",
+        "dice": 2 * intersection / total if total else 1.0,
+        "iou": intersection / (total - intersection) if total - intersection else 1.0,
+        "hd95": 2.0,
+        "laterality_error": 0.0,
+        "laterality_floor": 0.0,
+        "loss": 1.0,
+        "counterfactual": {"swapped": 0.1, "shuffled": 0.2, "empty": 0.3},
+    }
+    return CaseScore(patient_id=patient, site=site, intersection=intersection, predicted=predicted, truth=truth, **(values | changes))
+
+
+def test_summary_by_hand():
+    scores = [
+        score("a", "p1", 10, 10, 10, hd95=0.0),
+        score("a", "p2", 0, 10, 30, hd95=None, laterality_error=0.5, laterality_floor=0.1),
+        score("b", "p1", 0, 0, 0, laterality_error=None, laterality_floor=None),
+    ]
+    result = summarise(scores, bootstrap=100, seed=0)
+    final = result["final"]
+    assert final["dice_image"] == pytest.approx(2 / 3)
+    assert final["dice_pooled"] == pytest.approx(20 / 60)
+    assert final["iou_pooled"] == pytest.approx(10 / 50)
+    assert (final["hd95_px"], final["hd95_undefined"]) == (1.0, 1)
+    assert (final["laterality_error"], final["laterality_error_pooled"], final["laterality_floor"]) == (0.25, 0.25, 0.05)
+    assert (final["cases"], final["patients"], final["worst_site"]) == (3, 3, "a")
+    assert final["empty_masks"] == {"truth": 1, "predicted": 1, "both": 1}
+    assert final["per_site"]["a"]["dice_image"] == 0.5 and final["per_site"]["a"]["ci95"] == [0.0, 1.0]
+    assert final["per_site"]["b"]["ci95"] is None and final["per_site"]["b"]["laterality_error"] is None
+    counter = result["counterfactual"]
+    assert {k: counter[k] for k in ("true", "swapped", "shuffled", "empty")} == pytest.approx(
+        {"true": 2 / 3, "swapped": 0.1, "shuffled": 0.2, "empty": 0.3}
+    )
+    assert counter["one_sided"] == {"cases": 2, "true": 0.5, "swapped": pytest.approx(0.1)}
+
+
+def test_nothing_to_summarise():
+    result = summarise([], bootstrap=10, seed=0)
+    assert result["final"]["dice_image"] is None and result["final"]["worst_site"] is None and result["counterfactual"] == {}
+    final, _ = combine({"a": site_summary([score()], bootstrap=0, seed=0), "idle": site_summary([], bootstrap=10, seed=0)})
+    assert final["worst_site"] == "a" and final["per_site"]["idle"]["dice_image"] is None and final["dice_image"] == 0.5
+
+
+def test_site_summaries_are_flat_finite_numbers():
+    summary = site_summary([score(hd95=None, laterality_error=None, loss=None)], bootstrap=10, seed=0)
+    assert all(type(value) is float and np.isfinite(value) for value in summary.values())
+
+
+scores_of_cases = st.lists(
+    st.builds(
+        lambda site, patient, both, only_p, only_t, error, hd95, swapped: score(
+            site,
+            patient,
+            both,
+            both + only_p,
+            both + only_t,
+            laterality_error=error,
+            laterality_floor=None if error is None else 0.0,
+            hd95=hd95,
+            counterfactual={"swapped": swapped, "shuffled": 0.2, "empty": 0.0},
+        ),
+        st.sampled_from("abc"),
+        st.sampled_from(["p1", "p2", "p3"]),
+        st.integers(0, 1000),
+        st.integers(0, 1000),
+        st.integers(0, 1000),
+        st.none() | st.floats(0, 1),
+        st.none() | st.floats(0, 100),
+        st.floats(0, 1),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(scores_of_cases)
+@settings(max_examples=150, deadline=None)
+def test_combined_sites_equal_the_naive_figures_over_all_cases(scores):
+    sites = {s.site for s in scores}
+    summaries = {site: site_summary([s for s in scores if s.site == site], bootstrap=20, seed=1) for site in sites}
+    final, counter = combine(summaries)
+    pooled = summarise(scores, bootstrap=20, seed=1)
+
+    def mean(values):
+        present = [v for v in values if v is not None]
+        return sum(present) / len(present) if present else None
+
+    i, p, t = (sum(getattr(s, name) for s in scores) for name in ("intersection", "predicted", "truth"))
+    naive = {
+        "dice_image": mean(s.dice for s in scores),
+        "iou_image": mean(s.iou for s in scores),
+        "hd95_px": mean(s.hd95 for s in scores),
+        "laterality_error": mean(s.laterality_error for s in scores),
+        "dice_pooled": 2 * i / (p + t) if p + t else 1.0,
+        "iou_pooled": i / (p + t - i) if p + t - i else 1.0,
+        "cases": len(scores),
+        "patients": len({(s.site, s.patient_id) for s in scores}),
+    }
+    for key, value in naive.items():
+        expected = None if value is None else pytest.approx(value, rel=1e-12, abs=1e-12)
+        assert final[key] == expected and pooled["final"][key] == expected
+    assert counter["swapped"] == pytest.approx(mean(s.counterfactual["swapped"] for s in scores))
+    assert counter["one_sided"]["true"] == pytest.approx(mean(s.dice for s in scores if s.laterality_error is not None))
+    assert final["per_site"].keys() == sites
+    assert final["per_site"] == pooled["final"]["per_site"]
+    assert final["worst_site"] == min(sorted(sites), key=lambda site: final["per_site"][site]["dice_image"])
+
+
+def slow_bootstrap(values, patients, resamplings, rng):
+    """One resampling at a time, patients drawn by name."""
+    names, means = sorted(set(patients)), []
+    for _ in range(resamplings):
+        drawn = rng.choice(names, len(names))
+        cases = [v for name in drawn for v, p in zip(values, patients, strict=True) if p == name]
+        means.append(np.mean(cases))
+    return np.percentile(means, [2.5, 97.5])
+
+
+def test_bootstrap_equals_a_slow_one_up_to_chance():
+    rng = np.random.default_rng(0)
+    patients = [f"p{k}" for k in rng.integers(0, 12, 80)]
+    values = rng.random(80) * 0.2 + np.array([int(p[1:]) for p in patients]) / 20
+    fast = patient_bootstrap(list(values), patients, 4000, 0)
+    slow = slow_bootstrap(values, patients, 4000, rng)
+    assert [fast.low, fast.high] == pytest.approx(slow, abs=0.01)
+    assert fast == patient_bootstrap(list(values), patients, 4000, 0)
+
+
+def test_bootstrap_resamples_patients_not_cases():
+    # Twenty equal images of each of two patients: whatever is drawn, the mean is 0, 0.5 or 1.
+    wide = patient_bootstrap([0.0] * 20 + [1.0] * 20, ["p1"] * 20 + ["p2"] * 20, 500, 0)
+    assert (wide.low, wide.high) == (0.0, 1.0)
+
+
+def test_bootstrap_without_evidence_of_spread():
+    assert patient_bootstrap([0.5, 0.7], ["p", "p"], 100, 0) is None
+    assert patient_bootstrap([0.5, 0.7], ["p", "q"], 0, 0) is None
+
+
+def test_bootstrap_in_chunks_is_of_the_size_asked_for(monkeypatch):
+    from tmca_core.training import intervals
+
+    monkeypatch.setattr(intervals, "_CHUNK", 20)
+    found = patient_bootstrap([0.0, 1.0, 0.5], ["p", "q", "r"], 1000, 0)
+    assert found.low < 0.5 < found.high

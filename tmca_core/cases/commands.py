@@ -1,0 +1,155 @@
+"""Check, convert and generate data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tmca_core.cli import emit
+from tmca_core.errors import LateralityError, ManifestError
+
+if TYPE_CHECKING:
+    from tmca_core.cases.check import CheckReport
+    from tmca_core.cases.decode import Progress
+
+app = typer.Typer(help="Check, convert and generate data.", no_args_is_help=True, add_completion=False)
+
+SHOWN = 50  # bad rows on the terminal; JSON has all
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+class BadCase(StrEnum):
+    """What bad rows do."""
+
+    skip = "skip"
+    fail = "fail"
+
+
+class Convention(StrEnum):
+    """Side convention of reports."""
+
+    auto = "auto"
+    patient = "patient"
+    image = "image"
+
+
+@app.command()
+def check(
+    manifest: Annotated[Path, typer.Argument(metavar="M", help="The manifest: CSV or Parquet.")],
+    on_bad_case: Annotated[
+        BadCase, typer.Option(help="fail: bad rows end with exit code 2; skip: they are only counted. All are listed.")
+    ] = BadCase.fail,
+    laterality: Annotated[Convention, typer.Option(help="Side convention of reports where the manifest states none.")] = Convention.auto,
+    trust_laterality: Annotated[bool, typer.Option("--trust-laterality", help="Go on although the masks show another convention.")] = False,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side at which cases are decoded, pixels.")] = 128,
+    as_json: AsJson = False,
+) -> None:
+    """Read every row and file of a manifest; name each bad one; measure which side "left" means."""
+    from tmca_core.cases.check import check_manifest, refused
+
+    try:
+        with _progress("reading cases") as progress:
+            report = check_manifest(manifest, laterality=laterality.value, trust=trust_laterality, size=size, progress=progress)
+    except ManifestError as error:
+        if as_json:
+            emit(True, refused(str(error)).to_json(), "")
+        raise
+    emit(as_json, report.to_json(), _summary(report))
+    if report.error:
+        raise (LateralityError if report.cases else ManifestError)(report.error)
+    if report.skipped and on_bad_case is BadCase.fail:
+        bad, rows = len(report.skipped), len(report.skipped) + report.cases
+        first = f" The first: {report.skipped[0]}" if as_json else ""
+        raise ManifestError(
+            f"{manifest}: {bad} of {rows} rows cannot be used.{first} Mend or remove them, or go on without: --on-bad-case skip."
+        )
+
+
+@app.command()
+def convert(
+    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="lvit, languide, sgseg or prolearn.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set's folder.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder for the manifest and its files.")],
+    on_bad_case: Annotated[
+        BadCase, typer.Option(help="skip: entries without image, mask or report are left out and listed.")
+    ] = BadCase.fail,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a public data set's layout into a manifest."""
+    from tmca_core.cases.layouts import convert as convert_layout
+
+    _done(convert_layout(layout, source, destination, on_bad_case=on_bad_case.value), as_json)
+
+
+@app.command()
+def phantom(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the manifest and its files.")],
+    sites: Annotated[int, typer.Option(min=1, help="Hospitals.")] = 4,
+    cases: Annotated[int, typer.Option(min=1, help="Cases a hospital.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the films, pixels.")] = 256,
+    shift: Annotated[float, typer.Option(min=0, max=2, help="Strength of the differences between hospitals; 0: none.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Generate chest-film-like cases with reports, without any patient."""
+    from tmca_core.cases.phantom import write
+
+    _done(write(directory, sites=sites, cases=cases, seed=seed, size=size, shift=shift), as_json)
+
+
+def _done(manifest: Path, as_json: bool) -> None:
+    from tmca_core.cases.manifest import read_manifest
+
+    written = read_manifest(manifest)
+    value = {"manifest": str(manifest), "cases": len(written.cases), "skipped": len(written.skipped)}
+    emit(as_json, value, f"{manifest}: {len(written.cases)} cases. Next: tmca data check {manifest}")
+
+
+def _summary(report: CheckReport) -> str:
+    facts, sides = report.facts, report.laterality
+    lines = [str(skip) for skip in report.skipped[:SHOWN]]
+    if len(report.skipped) > SHOWN:
+        lines.append(f"… and {len(report.skipped) - SHOWN} more bad rows (--json lists all)")
+    lines += [f"note: {warning}" for warning in report.warnings]
+    lines.append(f"{report.cases} cases of {report.patients} patients; {len(report.skipped)} of {facts['rows']} rows skipped")
+    lines.append("sites: " + ", ".join(f"{site} {number}" for site, number in report.sites.items()))
+    lines.append("splits: " + ", ".join(f"{split} {number}" for split, number in facts["splits"].items()))
+    if facts["image_sizes"]["smallest"]:
+        small, large = ("{} × {}".format(*facts["image_sizes"][end]) for end in ("smallest", "largest"))
+        lines.append(
+            f"images: {facts['distinct_images']} different, from {small} to {large} pixels; reports: {facts['distinct_reports']} different"
+        )
+    lines.append(f"masks: {facts['empty_masks']} empty, {facts['without_mask']} cases without")
+    agreement = "" if sides["agreement"] is None else f" ({sides['agreement']:.1%} of {sides['one_sided_cases']} one-sided cases)"
+    lines.append(f"laterality: declared {sides['declared'] or 'nothing'}, measured {sides['measured'] or 'nothing'}{agreement}")
+    if len(report.site_laterality) > 1:
+        for site, of_site in report.site_laterality.items():
+            share = "no one-sided case" if of_site["agreement"] is None else f"{of_site['agreement']:.1%} of {of_site['one_sided_cases']}"
+            lines.append(f"  {site}: declared {of_site['declared'] or 'nothing'}, measured {of_site['measured'] or 'nothing'} ({share})")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """A bar on a terminal, a plain line every 1,000 cases off it; on stderr."""
+    if not sys.stderr.isatty():
+
+        def say(done: int, total: int) -> None:
+            if done % 1000 == 0:
+                print(f"{what}: {done} of {total}", file=sys.stderr)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

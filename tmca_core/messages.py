@@ -1,0 +1,258 @@
+"""What server and site must agree on: record and metric names, tensors on the wire, and the check of an update.
+
+| message | the server sends | the site answers |
+|---|---|---|
+| `query` | nothing | `Hello`: who it is, what it has, whether code, configuration and frozen weights are the server's |
+| `train` | shared tensors; `round`, `run` | shared tensors as differences from the round's start; `round`, `weight`; `TRAIN_METRICS` |
+| `evaluate` | shared tensors; `round`, `split` | a site's aggregates (`tmca_core.training.scores.site_summary`), `split` |
+
+Frozen tensors never travel (their digest is compared in `Hello`), personal ones never either. Nothing else leaves a site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tmca_core.errors import FederationError, UpdateRejected
+
+QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
+ARRAYS, METRICS, SETTINGS = "arrays", "metrics", "settings"
+TRAIN_METRICS = ("loss", "steps", "cases", "seconds")
+RAW = "tmca.raw"
+
+Spec = dict[str, tuple[tuple[int, ...], str]]
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)}
+
+
+# --- tensors on the wire ----------------------------------------------------------------------------
+class SerialisedArray(Protocol):
+    """A Flower `Array`, as far as decoding needs it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stype: str
+
+    @property
+    def data(self) -> bytes: ...  # noqa: D102
+
+
+class ByReference:
+    """Mixin for Flower's `Array`: holds a tensor, and makes bytes of it only where a process boundary is crossed.
+
+    In one process the receiver takes `.tensor` as it is; whoever reads `.data` (protobuf, chunking) or pickles the object
+    gets raw little-endian bytes without any header. The tensor must not change before the message has been delivered.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__dict__.update(tensor=tensor, dtype=_name(tensor), shape=tuple(tensor.shape), stype=RAW)
+
+    @property
+    def data(self) -> bytes:
+        """Raw little-endian bytes, made anew at every access (what changes must not be cached)."""
+        return to_bytes(self.__dict__["tensor"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled (by Ray, by deepcopy) as the plain Flower class: the other side needs nothing of ours to read it.
+        plain = next(cls for cls in type(self).__mro__[1:] if cls is not ByReference)
+        values = self.__dict__
+        return plain, (values["dtype"], values["shape"], RAW, self.data)
+
+    def __repr__(self) -> str:
+        return f"Array({self.__dict__['dtype']}, {self.__dict__['shape']})"
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """Raw little-endian bytes of a tensor of any dtype, C order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    if sys.byteorder == "big":
+        flat = flat.reshape(-1, tensor.element_size()).flip(1).reshape(-1)
+    return flat.numpy().tobytes()
+
+
+def to_tensor(name: str, array: SerialisedArray) -> Tensor:
+    """The tensor of an array: by reference where it is in this process, else a read-only view of the received bytes.
+
+    Raises:
+        UpdateRejected: another serialisation, an unknown dtype, or bytes that do not fill the shape.
+    """
+    held = getattr(array, "tensor", None)
+    if isinstance(held, Tensor):
+        return held
+    if array.stype != RAW:
+        raise UpdateRejected(f"tensor '{name}' is serialised as '{array.stype}', expected '{RAW}'.")
+    if array.dtype not in _DTYPES:
+        raise UpdateRejected(f"tensor '{name}' is of dtype '{array.dtype}'; known: {', '.join(_DTYPES)}.")
+    dtype, shape, data = _DTYPES[array.dtype], tuple(array.shape), array.data
+    if any(side < 0 for side in shape) or len(data) != math.prod(shape) * dtype.itemsize:
+        raise UpdateRejected(f"tensor '{name}' has {len(data)} bytes, which is no {array.dtype} of shape {shape}.")
+    if not data:
+        return torch.empty(shape, dtype=dtype)
+    if sys.byteorder == "big":
+        return (
+            torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(-1, dtype.itemsize).flip(1).reshape(-1).view(dtype).reshape(shape)
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes to it
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def payload_bytes(arrays: Mapping[str, SerialisedArray], *values: Mapping[str, Any]) -> int:
+    """Bytes a message carries: every tensor's raw bytes and name, and names and values (8 bytes a number) of the rest."""
+    total = 0
+    for name, array in arrays.items():
+        item = _DTYPES[array.dtype].itemsize if array.dtype in _DTYPES else 1
+        total += len(name.encode()) + math.prod(array.shape) * item
+    for record in values:
+        total += sum(len(key.encode()) + (len(value) if isinstance(value, (str, bytes)) else 8) for key, value in record.items())
+    return total
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+# --- the hello --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Hello:
+    """A site's answer to `query`. Counts are public; nothing here is of a single case.
+
+    Attributes:
+        patients: distinct patients in all splits; `train_patients`: of the training split.
+        skipped: rows of the manifest that could not be used.
+        config: `Config.digest()`.
+        network: `spec_digest` of the shared tensors.
+        frozen: digest of all tensors (and text encoder) that never travel.
+        code: `source_digest` of the code that the site runs.
+    """
+
+    site: str
+    patients: int
+    train_patients: int
+    train_cases: int
+    val_cases: int
+    test_cases: int
+    skipped: int
+    config: str
+    network: str
+    frozen: str
+    code: str
+
+    def as_values(self) -> dict[str, str | int]:
+        """Scalars for a Flower record."""
+        return asdict(self)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Hello:
+        """The hello that `as_values` gave.
+
+        Raises:
+            FederationError: a field is missing or of another type.
+        """
+        taken: dict[str, Any] = {}
+        for field in fields(cls):
+            value, kind = values.get(field.name), str if field.type == "str" else int
+            if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):  # type: ignore[operator]
+                raise FederationError(f"the hello has no valid '{field.name}' (got {value!r}): the site runs another version.")
+            taken[field.name] = value
+        return cls(**taken)
+
+    def weight(self, weighting: str) -> int:
+        """The site's weight in the mean under `federation.weighting`; 0 where it has nothing to train on."""
+        return {"cases": self.train_cases, "patients": self.train_patients, "uniform": int(self.train_cases > 0)}[weighting]
+
+
+def spec_of(tensors: Mapping[str, Tensor]) -> Spec:
+    """Name → (shape, dtype) of tensors as they travel."""
+    return {name: (tuple(tensor.shape), _name(tensor)) for name, tensor in tensors.items()}
+
+
+def spec_digest(spec: Spec) -> str:
+    """sha256 over names, shapes and dtypes, in order."""
+    return hashlib.sha256(repr(list(spec.items())).encode()).hexdigest()
+
+
+def source_digest(root: Path) -> str:
+    """sha256 over the files (Python, JSON) of `client` and `tmca_core` below `root`: what a site runs.
+
+    Flower's simulation workers may import an app from a directory other than the one that was submitted; the server
+    compares this digest with that of its own neighbours, so such a mix-up is an error and not a silent difference.
+    """
+    digest = hashlib.sha256()
+    for package in ("client", "tmca_core"):
+        for path in sorted(path for kind in ("*.py", "*.json") for path in (root / package).rglob(kind)):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+# --- the update -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Update:
+    """The only thing that leaves a site in training.
+
+    Attributes:
+        tensors: shared tensor name → weights after local training minus weights at the round's start.
+        weight: the site's public weight in the mean.
+        metrics: `TRAIN_METRICS`.
+        round: 1-based.
+    """
+
+    tensors: dict[str, Tensor]
+    weight: int
+    metrics: dict[str, float]
+    round: int
+
+
+def unpack_update(arrays: Mapping[str, SerialisedArray], settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> Update:
+    """An update from a reply's records.
+
+    Raises:
+        UpdateRejected: a field or a tensor cannot be read.
+    """
+    for key in ("round", "weight"):
+        if not isinstance(settings.get(key), int) or isinstance(settings[key], bool):
+            raise UpdateRejected(f"'{key}' is {settings.get(key)!r}, expected an integer.")
+    wrong = [name for name in TRAIN_METRICS if isinstance(metrics.get(name), bool) or not isinstance(metrics.get(name), (int, float))]
+    if wrong:
+        raise UpdateRejected(f"metric '{wrong[0]}' is {metrics.get(wrong[0])!r}, expected a number.")
+    tensors = {name: to_tensor(name, array) for name, array in arrays.items()}
+    return Update(tensors, settings["weight"], {name: float(metrics[name]) for name in TRAIN_METRICS}, settings["round"])
+
+
+def check_update(update: Update, spec: Spec, round: int) -> None:
+    """Refuse what must not be folded; NaN and infinity are found by one float64 sum a tensor.
+
+    Raises:
+        UpdateRejected: naming the tensor and the reason.
+    """
+    if update.round != round:
+        raise UpdateRejected(f"it is of round {update.round}, expected round {round}.")
+    if update.weight <= 0:
+        raise UpdateRejected(f"its weight is {update.weight}; it must be above 0.")
+    for missing in spec.keys() - update.tensors.keys():
+        raise UpdateRejected(f"tensor '{missing}' is missing.")
+    for extra in update.tensors.keys() - spec.keys():
+        raise UpdateRejected(f"tensor '{extra}' is not one of the shared tensors.")
+    for name, tensor in update.tensors.items():
+        shape, dtype = spec[name]
+        if tuple(tensor.shape) != shape:
+            raise UpdateRejected(f"tensor '{name}' has shape {tuple(tensor.shape)}, expected {shape}.")
+        if _name(tensor) != dtype:
+            raise UpdateRejected(f"tensor '{name}' is {_name(tensor)}, expected {dtype}.")
+        # float32 values cannot overflow a float64 sum, and no finite value can hide a NaN or an infinity in it.
+        if not math.isfinite(tensor.sum(dtype=torch.float64)) and not torch.isfinite(tensor).all():
+            raise UpdateRejected(f"tensor '{name}' holds NaN or infinite values.")
+    for name, value in update.metrics.items():
+        if not math.isfinite(value):
+            raise UpdateRejected(f"metric '{name}' is {value}.")

@@ -1,0 +1,128 @@
+"""Choose the cases a report shows, and keep their images and masks in the run's folder.
+
+They hold patients' images: a run's folder is as confidential as its data, and nothing here is called where data of
+several hospitals would have to meet.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tmca_core.cases.case import CaseTensors
+from tmca_core.config import EvaluationSettings
+from tmca_core.run import Run, write_atomically
+from tmca_core.text.sides import swap_sides
+from tmca_core.training.evaluation import predict_logits
+from tmca_core.training.metrics import areas, dice
+from tmca_core.training.scores import CaseScore
+
+if TYPE_CHECKING:
+    from tmca_core.networks.interface import Network
+    from tmca_core.text.features import TextPipeline
+
+Kind = Literal["best", "median", "worst", "counterfactual"]
+
+
+def choose_examples(scores: Sequence[CaseScore], count: int) -> list[tuple[int, Kind]]:
+    """Indices of at most `count` cases and why each is shown.
+
+    Half (rounded down) are one-sided reports whose swapped text costs the most Dice, one a patient as far as patients go;
+    the rest are the best, median and worst Dice in turn. No case is shown twice.
+    """
+    sided = [i for i, s in enumerate(scores) if s.laterality_error is not None and "swapped" in s.counterfactual and s.truth]
+    sided.sort(key=lambda i: (scores[i].counterfactual["swapped"] - scores[i].dice, scores[i].case_id))
+    seen: set[tuple[str, str]] = set()
+    first: list[int] = []
+    again: list[int] = []
+    for i in sided:
+        patient = (scores[i].site, scores[i].patient_id)
+        (again if patient in seen else first).append(i)
+        seen.add(patient)
+    chosen: list[tuple[int, Kind]] = [(i, "counterfactual") for i in (first + again)[: count // 2]]
+    used = {i for i, _ in chosen}
+    ranked = sorted((i for i in range(len(scores)) if i not in used), key=lambda i: (-scores[i].dice, scores[i].case_id))
+    order: tuple[Kind, ...] = ("best", "median", "worst")
+    picked: list[tuple[int, Kind]] = []
+    for k in range(min(count - len(chosen), len(ranked))):
+        kind = order[k % 3]
+        place = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}[kind]
+        picked.append((ranked.pop(place), kind))
+    return sorted(picked, key=lambda item: order.index(item[1])) + chosen
+
+
+def write_examples(
+    run: Run,
+    network: Network,
+    data: CaseTensors,
+    scores: Sequence[CaseScore],
+    pipeline: TextPipeline,
+    settings: EvaluationSettings,
+    device: torch.device,
+) -> None:
+    """Write `examples/index.json` and 8-bit PNGs (masks 0 and 255) of up to `settings.examples` cases; older ones go.
+
+    Args:
+        scores: of `data`, case by case, as `evaluate` gave them.
+
+    Raises:
+        ValueError: there is not one score a case.
+    """
+    if [s.case_id for s in scores] != [case.case_id for case in data.cases]:
+        raise ValueError(f"{len(scores)} scores do not belong to the {len(data)} cases.")
+    chosen = choose_examples(scores, settings.examples)
+    part = data.subset([i for i, _ in chosen])
+    texts = [case.text for case in part.cases]
+    swapped_texts = [swap_sides(text) for text in texts]
+    threshold = math.log(settings.threshold / (1 - settings.threshold))
+
+    def masks(these: Sequence[str]) -> Tensor:
+        return predict_logits(network, part, these, pipeline, batch_size=settings.batch_size, device=device) > threshold
+
+    own, swapped = masks(texts), masks(swapped_texts)
+    found = areas(swapped, part.masks)
+    swapped_dice = dice(found.intersection, found.predicted, found.truth).tolist()
+
+    folder = run.folder / "examples"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    entries: list[dict[str, Any]] = []
+    for k, (i, kind) in enumerate(chosen):
+        name = f"{k:03d}"
+        pictures = {"image": part.images[k], "truth": part.masks[k] * 255, "prediction": own[k] * 255, "swapped": swapped[k] * 255}
+        files = {what: f"{name}-{what}.png" for what in pictures}
+        for what, tensor in pictures.items():
+            write_atomically(folder / files[what], png(tensor.to(torch.uint8)))
+        case = part.cases[k]
+        entries.append(
+            {
+                "id": name,
+                "case_id": case.case_id,
+                "site": case.site,
+                "report": case.text,
+                "swapped_report": swapped_texts[k],
+                "kind": kind,
+                "dice": scores[i].dice,
+                "dice_swapped": swapped_dice[k],
+                "one_sided": scores[i].laterality_error is not None,
+                "files": files,
+            }
+        )
+    write_atomically(folder / "index.json", json.dumps({"examples": entries}, indent=1, allow_nan=False) + "\n")
+
+
+def png(pixels: Tensor) -> bytes:
+    """(C, H, W) uint8 with C of 1 (grey) or 3 (colour) as PNG."""
+    array = np.ascontiguousarray(pixels.cpu().permute(1, 2, 0).numpy())
+    buffer = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""What a sentence says about each of its words: denied, doubted, healthy, or spared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tmca_core.text import lexicon
+from tmca_core.text.words import Word
+
+_ENDS = lexicon.terms("but however although while whereas though which there showing shows show demonstrates reveals")
+_SEEN = lexicon.terms("seen identified evident visible visualised visualized noted detected demonstrated present observed found")
+
+
+@dataclass(slots=True)
+class Polarity:
+    """Flags a word of one sentence, each list as long as the sentence.
+
+    Attributes:
+        denied: within "no …", "without …".
+        healthy: said to be clear, normal or unremarkable.
+        spared: taken out of what else is affected ("except for …").
+        doubted: within "possible …", "… cannot be excluded".
+    """
+
+    denied: list[bool]
+    healthy: list[bool]
+    spared: list[bool]
+    doubted: list[bool]
+
+
+def read_polarity(words: Sequence[Word], ending: str) -> Polarity:
+    """Polarity of every word of a sentence.
+
+    Args:
+        words: the sentence.
+        ending: what follows its last word; a question mark is doubt.
+    """
+    size = len(words)
+    flags = Polarity([False] * size, [False] * size, [False] * size, [False] * size)
+    starts = _segment_starts(words)
+    for index, word in enumerate(words):
+        segment = max(start for start in starts if start <= index)
+        end = min([start for start in starts if start > index], default=size)
+        after = words[index + 1].key if index + 1 < size else ""
+        if word.key in lexicon.NEGATIONS and not (word.key == "free" and after != "of"):
+            unchanged = any(w.key in lexicon.COURSE for w in words[index + 1 : min(end, index + 4)])
+            if (
+                after not in lexicon.NO_NEGATION_AFTER
+                and not unchanged
+                and not (word.key in ("not", "cannot") and _excluding(words, index))
+            ):
+                _mark(flags.denied, index, _scope_end(words, index, starts))
+                if after in _SEEN:
+                    _mark(flags.denied, _clause_start(words, index, segment), index)
+                elif not any(w.key in lexicon.FINDING for w in words[segment:index]):
+                    _mark(flags.denied, segment, index)
+        if word.key in lexicon.CLEAR:
+            _read_clear(words, index, segment, end, flags)
+        if word.key in lexicon.SPARING:
+            before = index and (
+                words[index - 1].key in lexicon.LEVELS or words[index - 1].key in lexicon.LUNG or words[index - 1].kind != ""
+            )
+            _mark(flags.spared, *((segment, index) if before and word.key == "sparing" else (index, end)))
+        if word.key in lexicon.DOUBT or (word.key == "excluded" and _excluding(words, index - 2)):
+            onward = any(w.kind or w.key in lexicon.LEVELS or w.key in lexicon.FINDING for w in words[index + 1 : end])
+            _mark(flags.doubted, *((index, end) if onward else (_clause_start(words, index, segment), index + 1)))
+    if ending.strip().startswith("?"):
+        _mark(flags.doubted, starts[-1], size)
+    return flags
+
+
+def _mark(flags: list[bool], first: int, end: int) -> None:
+    flags[first:end] = [True] * (end - first)
+
+
+def _segment_starts(words: Sequence[Word]) -> list[int]:
+    """Where segments begin: at the start, after commas and brackets, and at "but" and its like."""
+    return [i for i, w in enumerate(words) if i == 0 or any(mark in w.gap for mark in ",()") or w.key in lexicon.BREAKS]
+
+
+def _excluding(words: Sequence[Word], index: int) -> bool:
+    """ "cannot be excluded", "not excluded", "not ruled out" beginning at `index`."""
+    return (
+        index >= 0
+        and words[index].key in ("not", "cannot", "can")
+        and any(w.key in ("excluded", "ruled") for w in words[index + 1 : index + 4])
+    )
+
+
+def _scope_end(words: Sequence[Word], index: int, starts: Sequence[int]) -> int:
+    """A denial reaches to the end of its segment, and over a list of segments that ends in "or …"."""
+    bounds = [start for start in starts if start > index] + [len(words)]
+    reach = 0
+    for position, (first, end) in enumerate(itertools.pairwise(bounds), start=1):
+        keys = [w.key for w in words[first:end]]
+        if keys[0] in lexicon.BREAKS or "there" in keys:
+            break
+        if "or" in keys or "nor" in keys:
+            reach = position
+    stop = next((i for i in range(index + 1, bounds[reach]) if words[i].key in _ENDS), bounds[reach])
+    return stop
+
+
+def _clause_start(words: Sequence[Word], index: int, segment: int) -> int:
+    """Backward from a predicate to where its clause began: the segment's start, or an "and" or "with" that follows a finding."""
+    for position in range(index - 1, segment, -1):
+        if words[position].key in ("and", "with", "which") and any(w.key in lexicon.FINDING for w in words[segment:position]):
+            return position
+    return segment
+
+
+def _read_clear(words: Sequence[Word], index: int, segment: int, end: int, flags: Polarity) -> None:
+    """ "the left lung is clear" looks back; "normal left lung" and "clear lungs" look on."""
+    # "was absolutely normal": adverbs do not separate the verb from its predicate.
+    last = next((i for i in range(index - 1, segment - 1, -1) if not words[i].key.endswith("ly")), segment - 1)
+    before = words[last] if last >= segment else None
+    ahead = [w.key for w in words[index + 1 : min(end, index + 4)]]
+    attributive = (
+        bool(ahead)
+        and any(key in lexicon.LUNG or key in lexicon.LEVELS or key in lexicon.IMAGING for key in ahead)
+        and not set(ahead) & lexicon.FINDING
+    )
+    gone = words[index].key in ("resolved", "cleared") and before is not None and before.key in lexicon.FINDING
+    if before is not None and (gone or before.key in lexicon.COPULAS or before.key in lexicon.IMAGING or before.kind == "side"):
+        if ahead[:1] and (ahead[0] in lexicon.FINDING or ahead[0] in lexicon.ELSEWHERE):
+            return
+        _mark(flags.healthy, _clause_start(words, index, segment), index + 1)
+    elif attributive:
+        stop = next((i for i in range(index + 1, end) if words[i].key in ("and", "with")), end)
+        _mark(flags.healthy, index, stop)
+    elif len(words) == 1:
+        _mark(flags.healthy, index, index + 1)

@@ -1,0 +1,174 @@
+"""Training without a federation: all sites pooled, or one site alone. The two baselines that every federation is held against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tmca_core.cases.case import CaseTensors
+from tmca_core.cases.decode import default_cache_dir
+from tmca_core.cases.sites import SiteData
+from tmca_core.config import Config
+from tmca_core.errors import ConfigError
+from tmca_core.networks import Network, build_network
+from tmca_core.run import Checkpoint, Run
+from tmca_core.text.features import TextPipeline
+from tmca_core.training.device import resolve_device, set_threads
+from tmca_core.training.evaluation import CaseScore, evaluate, summarise
+from tmca_core.training.loop import fit
+from tmca_core.training.state import TrainState
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+def concatenate(parts: Sequence[CaseTensors]) -> CaseTensors:
+    """Several sets of cases as one."""
+    return CaseTensors(
+        [case for part in parts for case in part.cases], torch.cat([p.images for p in parts]), torch.cat([p.masks for p in parts])
+    )
+
+
+def build_pipeline(network: Network, config: Config) -> TextPipeline:
+    """The text pipeline of a network, with its cache of token features on disk."""
+    from pathlib import Path
+
+    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+    return TextPipeline(network.text_encoder, folder / "tokens")
+
+
+def train_arm(
+    config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, checkpoints: str = "", on_event: OnEvent | None = None
+) -> tuple[Network, TextPipeline]:
+    """Train on the pooled cases of `sites` for `federation.rounds` rounds, checkpointed each round and resumed where it stopped.
+
+    Args:
+        arm: "pooled" or "local:NAME", as it stands in metrics.jsonl.
+        checkpoints: folder below the run's checkpoints/.
+    """
+    set_threads(config.training)
+    device = resolve_device(config.training)
+    network = build_network(config).to(device)
+    pipeline = build_pipeline(network, config)
+    train = concatenate([site.train for site in sites.values()])
+    val = [site.val for site in sites.values() if len(site.val)]
+    state: TrainState | None = None
+    first = 1
+    if last := run.last_checkpoint(checkpoints):
+        network.load_state_dict(last.weights)
+        state, first = TrainState.from_tensors(last.training), last.round + 1
+    for round in range(first, config.federation.rounds + 1):
+        result = fit(network, train, pipeline, config, round=round, site=arm, state=state, device=device, average=True)
+        state = result.state
+        weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        run.save_checkpoint(Checkpoint(round, weights, {"loss": result.loss}, state.as_tensors()), checkpoints, keep=2)
+        events: list[dict[str, Any]] = [{"event": "site_train", "site": arm, "loss": result.loss, "seconds": result.seconds}]
+        if val and round % config.evaluation.every == 0:
+            with averaged_weights(network, state.average):
+                events += _validate(network, val, pipeline, config, device)
+        dice = [e["dice_image"] * e["cases"] for e in events if e["event"] == "site_eval"]
+        count = sum(e["cases"] for e in events if e["event"] == "site_eval")
+        events.append({"event": "round", "dice_image": sum(dice) / count if count else None, "seconds": result.seconds})
+        for event in events:
+            event |= {"arm": arm, "round": round}
+            run.log(**event)
+            if on_event:
+                on_event(event)
+    if state and state.average:
+        network.load_state_dict({**network.state_dict(), **state.average})
+    return network, pipeline
+
+
+class averaged_weights:  # noqa: N801  (a context manager, used as a verb)
+    """Within the context the network carries its averaged weights; after it, its own again."""
+
+    def __init__(self, network: Network, average: Mapping[str, Tensor]) -> None:
+        self.network, self.average = network, average
+
+    def __enter__(self) -> None:
+        self.own = {name: p.detach().clone() for name, p in self.network.named_parameters() if name in self.average}
+        self.network.load_state_dict(dict(self.average), strict=False)
+
+    def __exit__(self, *error: object) -> None:
+        self.network.load_state_dict(self.own, strict=False)
+
+
+def _validate(
+    network: Network, val: Sequence[CaseTensors], pipeline: TextPipeline, config: Config, device: torch.device
+) -> list[dict[str, Any]]:
+    events = []
+    for data in val:
+        scores = evaluate(network, data, pipeline, settings=config.evaluation, device=device, counterfactual=False, hd95=False)
+        losses = [s.loss for s in scores if s.loss is not None]
+        events.append(
+            {
+                "event": "site_eval",
+                "site": data.cases[0].site,
+                "dice_image": sum(s.dice for s in scores) / len(scores),
+                "loss": sum(losses) / len(losses) if losses else None,
+                "cases": len(scores),
+            }
+        )
+    return events
+
+
+def test_scores(network: Network, pipeline: TextPipeline, sites: Mapping[str, SiteData], config: Config) -> list[CaseScore]:
+    """Every measure on the held-out cases of `sites`."""
+    device = resolve_device(config.training)
+    data = [site.test for site in sites.values() if len(site.test)]
+    if not data:
+        raise ConfigError("no site has a held-out case: raise data.test_fraction, or give the manifest a split column with 'test'.")
+    return evaluate(network, concatenate(data), pipeline, settings=config.evaluation, device=device)
+
+
+def train_centralised(config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """`tmca train`: train, test, write run.json and the report's material; returns run.json."""
+    from tmca_core.report.examples import write_examples
+
+    start = time.perf_counter()
+    network, pipeline = train_arm(config, sites, run, arm=arm, on_event=on_event)
+    trained = time.perf_counter()
+    scores = test_scores(network, pipeline, sites, config)
+    test = concatenate([site.test for site in sites.values() if len(site.test)])
+    write_examples(run, network, test, scores, pipeline, config.evaluation, resolve_device(config.training))
+    now = time.perf_counter()
+    summary = {
+        "schema": 1,
+        "network": config.network.name,
+        "engine": "centralised",
+        "arm": arm,
+        "seed": config.seed,
+        "rounds": config.federation.rounds,
+        "sites": [describe_site(site) for site in sites.values()],
+        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed),
+        "seconds": {"total": now - start, "training": trained - start, "evaluation": now - trained},
+        "peak_rss_mb": peak_rss_mb(),
+        "privacy": None,
+    }
+    run.write_json("run.json", summary)
+    return summary
+
+
+def describe_site(site: SiteData) -> dict[str, Any]:
+    """A site's entry in run.json."""
+    patients = {case.patient_id for part in (site.train, site.val, site.test) for case in part.cases}
+    return {
+        "name": site.name,
+        "patients": len(patients),
+        "train_cases": len(site.train),
+        "val_cases": len(site.val),
+        "test_cases": len(site.test),
+        "skipped": len(site.skipped),
+    }
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,188 @@
+"""`tmca train`, `tmca evaluate` and `tmca predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tmca_core.cli import emit
+
+if TYPE_CHECKING:
+    from tmca_core.config import Config
+    from tmca_core.networks import Network
+    from tmca_core.text.features import TextPipeline
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="A setting, e.g. training.epochs=3; may be repeated.")]
+Manifest = Annotated[Path | None, typer.Option("--manifest", help="Table of cases (CSV or Parquet); without it the phantom is used.")]
+
+
+def train(
+    config_file: Annotated[Path | None, typer.Argument(help="Configuration (TOML).")] = None,
+    manifest: Manifest = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; the same folder resumes.")] = None,
+    site: Annotated[str, typer.Option(help="Train on this site alone; without it on all sites pooled.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of splits, weights and augmentation.")] = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on one machine: all sites pooled, or one alone."""
+    from tmca_core.cases.sites import load_sites, splits_json
+    from tmca_core.config import load
+    from tmca_core.console import RoundTable, run_folder
+    from tmca_core.errors import ManifestError
+    from tmca_core.report.html import write_report
+    from tmca_core.run import Run
+    from tmca_core.training.centralised import train_centralised
+
+    config = load(config_file, assignments or []).with_values(given({"data.manifest": manifest, "seed": seed}))
+    run = Run.create(run_folder(out, "train"), config)
+    sites = load_sites(config)
+    if site and site not in sites:
+        raise ManifestError(f"no site '{site}' in the manifest; sites: {', '.join(sites)}.")
+    chosen = {site: sites[site]} if site else sites
+    run.write_json("splits.json", splits_json(chosen))
+    with RoundTable(config.federation.rounds, quiet=as_json) as table:
+        summary = train_centralised(config, chosen, run, arm=f"local:{site}" if site else "pooled", on_event=table)
+    report = write_report(run)
+    emit(as_json, summary, f"{headline(summary)}\nreport: {report}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints/round-NNN.")],
+    manifest: Annotated[Path, typer.Option("--manifest", help="Table of cases with masks; all of them are evaluated.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json and cases.csv.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained model on the cases of a manifest."""
+    import csv
+    import json
+
+    from tmca_core.cases.check import resolve_laterality
+    from tmca_core.cases.decode import decode, default_cache_dir
+    from tmca_core.cases.manifest import read_manifest
+    from tmca_core.run import write_atomically
+    from tmca_core.training.device import resolve_device
+    from tmca_core.training.evaluation import evaluate as measure
+    from tmca_core.training.evaluation import summarise
+
+    config, network, pipeline = load_model(checkpoint, assignments or [])
+    settings = config.data
+    table = read_manifest(manifest, laterality=settings.laterality, on_bad_case=settings.on_bad_case)
+    masked = [case for case in table.cases if case.mask is not None]
+    cache = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    data, skipped = decode(
+        masked, size=settings.image_size, channels=settings.channels, cache_dir=cache, on_bad_case=settings.on_bad_case
+    )
+    data = resolve_laterality(table, data, laterality=settings.laterality, trust=settings.trust_laterality)
+    scores = measure(network, data, pipeline, settings=config.evaluation, device=resolve_device(config.training))
+    bad = [*table.skipped, *skipped]
+    summary = {
+        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed),
+        "cases": len(scores),
+        "without_mask": len(table.cases) - len(masked),
+        "skipped": [{"row": s.row, "column": s.column, "reason": s.reason} for s in bad],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "evaluation.json", json.dumps(summary, indent=1, allow_nan=False))
+    with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case_id", "patient_id", "site", "dice", "iou", "hd95_px", "laterality_error", "dice_swapped"])
+        for s in scores:
+            row = [s.case_id, s.patient_id, s.site, s.dice, s.iou, s.hd95, s.laterality_error, s.counterfactual.get("swapped")]
+            writer.writerow(row)
+    skips = "".join(f"\nskipped row {s.row}, column '{s.column}': {s.reason}" for s in bad)
+    emit(as_json, summary, f"{headline(summary)}{skips}\nwritten: {out / 'evaluation.json'}, {out / 'cases.csv'}")
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints/round-NNN.")],
+    image: Annotated[Path, typer.Option(help="PNG, JPEG, DICOM or NIfTI.")],
+    report: Annotated[str, typer.Option(help="The report's text.")],
+    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 and 255, the image's size).")],
+    laterality: Annotated[Literal["patient", "image"], typer.Option(help="Whose left the report means.")] = "patient",
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment one image as its report says."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from tmca_core.cases.images import read_image
+    from tmca_core.text.findings import parse
+    from tmca_core.text.sides import swap_sides
+    from tmca_core.training.batches import prepare_images
+    from tmca_core.training.device import resolve_device
+
+    config, network, pipeline = load_model(checkpoint, assignments or [])
+    device = resolve_device(config.training)
+    pixels = read_image(image, config.data.channels)
+    size = config.data.image_size
+    small = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX if min(pixels.shape[:2]) > size else 2))
+    tensor = torch.from_numpy(small.copy()).reshape(1, size, size, -1).permute(0, 3, 1, 2)
+    text = swap_sides(report) if laterality == "image" else report
+    with torch.inference_mode():
+        logits = network.eval()(prepare_images(tensor).to(device), pipeline.encode([text]).to(device)).logits
+        logits = torch.nn.functional.interpolate(logits.float(), size=pixels.shape[:2], mode="bilinear", align_corners=False)
+    mask = (torch.sigmoid(logits[0, 0]) > config.evaluation.threshold).cpu().numpy()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(out)
+    result = {"mask": str(out), "height": mask.shape[0], "width": mask.shape[1], "area_share": float(mask.mean()), "side": parse(text).side}
+    emit(as_json, result, f"{out}: {100 * result['area_share']:.1f} % of the image; the report names side: {result['side']}")
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Those options that the user gave, paths as absolute text."""
+    return {k: str(v.expanduser().resolve()) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The two lines that a person wants first."""
+    final, counter = summary["final"], summary.get("counterfactual") or {}
+    sides = final.get("laterality_error")
+    lines = f"Dice {final['dice_image']:.3f} per image, {final['dice_pooled']:.3f} pooled; worst site {final['worst_site']}"
+    if sides is not None:
+        lines += f"; {100 * sides:.1f} % of the predicted area on the wrong side"
+    if counter.get("swapped") is not None:
+        lines += f"\nreport true {counter['true']:.3f}, sides swapped {counter['swapped']:.3f}, another case's {counter['shuffled']:.3f}, "
+        lines += f"empty {counter['empty']:.3f} (Dice against the true mask)"
+    return lines
+
+
+def load_model(checkpoint: Path, assignments: list[str]) -> tuple[Config, Network, TextPipeline]:
+    """The network of a checkpoint, on its device, with the configuration of its run.
+
+    Raises:
+        WeightsError: no such checkpoint, or its tensors do not fit.
+    """
+    from tmca_core import config as configuration
+    from tmca_core.errors import WeightsError
+    from tmca_core.networks import build_network
+    from tmca_core.run import Run, load_checkpoint
+    from tmca_core.training.centralised import build_pipeline
+    from tmca_core.training.device import resolve_device, set_threads
+
+    folder = checkpoint.parent if checkpoint.is_file() else checkpoint
+    if (folder / "config.toml").exists():
+        rounds = Run(folder).checkpoints()
+        if not rounds:
+            raise WeightsError(f"{folder} has no complete checkpoint yet.")
+        folder = rounds[-1]
+    home = next((parent for parent in folder.parents if (parent / "config.toml").exists()), None)
+    if home is None or not (folder / "model.safetensors").exists():
+        raise WeightsError(f"{checkpoint} is no checkpoint: give a run's folder (with config.toml) or its checkpoints/round-NNN.")
+    config = configuration.load(home / "config.toml", assignments)
+    set_threads(config.training)
+    network = build_network(config)
+    saved = load_checkpoint(folder)
+    average = {k.removeprefix("average/"): v for k, v in saved.training.items() if k.startswith("average/")}
+    weights = {**network.state_dict(), **saved.weights, **average}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise WeightsError(f"{folder} does not fit the network of {home / 'config.toml'}: {error}") from None
+    return config, network.to(resolve_device(config.training)), build_pipeline(network, config)

@@ -1,0 +1,134 @@
+"""One round of local training: the same function for a federated site, a pooled baseline and a site alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tmca_core.cases.case import CaseTensors
+from tmca_core.config import Config, TrainingSettings
+from tmca_core.errors import TmcaError
+from tmca_core.losses import LOSSES
+from tmca_core.networks.interface import Network
+from tmca_core.text.features import TextPipeline
+from tmca_core.training.batches import Batch, steps_a_round, training_batches
+from tmca_core.training.device import autocast
+from tmca_core.training.state import TrainState, capture, restore
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What one round of local training did.
+
+    Attributes:
+        loss: mean over the cases seen.
+        steps: optimiser steps taken this round.
+        cases_seen: cases trained on, repetitions counted.
+        seconds: wall time of the steps.
+        state: to be handed to the next round.
+    """
+
+    loss: float
+    steps: int
+    cases_seen: int
+    seconds: float
+    state: TrainState
+
+
+class Diverged(TmcaError):
+    """Training produced a loss that is not finite."""
+
+
+def learning_rate(settings: TrainingSettings, progress: float) -> float:
+    """Rate at `progress` in [0, 1) of all steps: linear warm-up, then constant or a cosine to 1 % of the peak."""
+    if progress < settings.warmup:
+        return settings.learning_rate * max(progress, 1e-3) / settings.warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    along = (progress - settings.warmup) / (1 - settings.warmup)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW over trainable parameters; only matrices and kernels decay."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def train_step(network: Network, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> Tensor:
+    """One optimiser step; returns the mean loss as a tensor of its own (no host synchronisation)."""
+    loss_of = LOSSES[settings.loss]()
+    with autocast(settings, batch.images.device):
+        output = network(batch.images, batch.text)
+    loss = loss_of.per_case(output.logits, batch.masks).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if settings.clip_norm:
+        nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+    optimizer.step()
+    return loss.detach()
+
+
+def fit(
+    network: Network,
+    data: CaseTensors,
+    pipeline: TextPipeline,
+    config: Config,
+    *,
+    round: int,
+    site: str,
+    state: TrainState | None,
+    device: torch.device,
+    average: bool = False,
+) -> FitResult:
+    """Train `network` in place for round `round` (1-based).
+
+    The learning rate follows `federation.rounds` as the whole length. Every random draw is a function of
+    (seed, site, round). With `average`, `training.ema` maintains averaged weights in the state.
+
+    Raises:
+        Diverged: the loss is not finite; the network is left as it is then.
+    """
+    settings = config.training
+    network.to(device).train()
+    optimizer = build_optimizer(network, settings)
+    before = state.step if state else 0
+    if state:
+        restore(network, optimizer, state)
+    decay = settings.ema if average else 0.0
+    averaged = dict(state.average) if state and decay else {}
+    steps = steps_a_round(len(data), config)
+    total, seen, start = torch.zeros((), device=device), 0, time.perf_counter()
+    for step, batch in enumerate(training_batches(data, pipeline, config, round=round, site=site, device=device)):
+        rate = learning_rate(settings, (round - 1 + step / steps) / config.federation.rounds)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        total += train_step(network, batch, optimizer, settings) * len(batch)
+        seen += len(batch)
+        if decay:
+            _accumulate(averaged, network, decay, before + step + 1)
+    loss = float(total) / seen
+    if not math.isfinite(loss):
+        raise Diverged(f"site '{site}', round {round}: the loss is {loss}. Lower training.learning_rate, or look at the site's data.")
+    return FitResult(loss, steps, seen, time.perf_counter() - start, capture(network, optimizer, before + steps, averaged))
+
+
+@torch.no_grad()
+def _accumulate(averaged: dict[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
+    """averaged ← d·averaged + (1−d)·weights, d rising from 0 so that early steps are forgotten soon."""
+    d = min(decay, step / (step + 10))
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name in averaged:
+            averaged[name] = averaged[name].lerp(parameter, 1 - d)
+        else:
+            averaged[name] = parameter.detach().clone()
