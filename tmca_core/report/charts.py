@@ -72,7 +72,7 @@ def line_chart(
     ys = [y for _, points in drawn for _, y in points]
     y_ticks = ticks(*(y_range or (min(ys), max(ys))), about=3 if small else 5)
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-    left, right, top, bottom = (38, 10, 8, 24) if small else (46, 14, 12, 40)
+    left, right, top, bottom = (38, 10, 8, 24) if small else (60, 14, 12, 40)
     floor, middle = height - bottom, (top + height - bottom) / 2
 
     def across(x: float) -> float:
@@ -84,7 +84,7 @@ def line_chart(
     parts = []
     for y in y_ticks:
         parts.append(tag("line", class_="grid", x1=left, x2=width - right, y1=up(y), y2=up(y)))
-        parts.append(tag("text", f"{y:g}", class_="tick", text_anchor="end", x=left - 6, y=up(y) + 4))
+        parts.append(tag("text", f"{y:g}", class_="tick", text_anchor="end", x=left - 8, y=up(y) + 4))
     for x in _whole_ticks(min(xs), max(xs), 4 if small else 8):
         parts.append(tag("text", f"{x:g}", class_="tick", text_anchor="middle", x=across(x), y=floor + 17))
     if not small:

@@ -175,8 +175,8 @@ def _site_charts(content: Content) -> list[tuple[str, Markup]]:
 
 
 def _loss_chart(content: Content) -> Markup:
-    wanted = "federated" if content.federated else ""
-    lines = [Line(site, points, "single") for (arm, site), points in content.losses.items() if arm == wanted or not wanted]
+    style = "single" if content.federated else "federated"
+    lines = [Line(site, points, style) for (arm, site), points in content.losses.items() if arm == "federated" or not content.federated]
     lines = lines[:MOST_PANELS]
     if content.federated and (mean := mean_curve([line.points for line in lines])) and len(lines) > 1:
         lines.append(Line("mean over sites", mean, "federated"))

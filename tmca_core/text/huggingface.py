@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,8 +135,8 @@ class FrozenEncoder(TextEncoder):
             unknown = tokenizer(_PROBE)["input_ids"].count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
             if unknown or len(tokenizer) > size or len(tokenizer) < size / 2:
                 raise WeightsError(
-                    f"the tokenizer in {self.folder} does not fit its model: {len(tokenizer)} tokens against {size} embeddings, {unknown} unknown "
-                    "words in a plain English sentence. Copy tokenizer.json or vocab.txt of the same model into the folder."
+                    f"the tokenizer in {self.folder} does not fit its model: {len(tokenizer)} tokens against {size} embeddings, {unknown} "
+                    "unknown words in a plain English sentence. Copy tokenizer.json or vocab.txt of the same model into the folder."
                 )
             self._tokenizer = tokenizer
         return self._tokenizer
@@ -142,6 +144,7 @@ class FrozenEncoder(TextEncoder):
     def _load_model(self) -> Any:
         if self._model is None:
             import transformers
+            from safetensors import SafetensorError
 
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
             options["dtype"] = torch.float32
@@ -153,8 +156,9 @@ class FrozenEncoder(TextEncoder):
                 kind = transformers.BertModel
                 options |= {"config": transformers.BertConfig(**ours), "add_pooling_layer": False}
             try:
-                model, info = kind.from_pretrained(str(self.folder), **options)
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                with _quiet():
+                    model, info = kind.from_pretrained(str(self.folder), **options)
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
                 raise WeightsError(f"the weights in {self.folder} cannot be loaded: {error}") from error
             missing = sorted(key for key in info["missing_keys"] if not key.startswith(_MAY_LACK))
             if missing or info.get("mismatched_keys"):
@@ -164,6 +168,22 @@ class FrozenEncoder(TextEncoder):
                 )
             self._model = model.requires_grad_(False).eval()
         return self._model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no list of the heads that are left out; what is missing is checked by us."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def from_name(settings: NetworkSettings) -> FrozenEncoder:
@@ -180,7 +200,7 @@ def from_name(settings: NetworkSettings) -> FrozenEncoder:
     known = ", ".join(TEXT_ENCODERS.names())
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         raise ConfigError(
-            f"network.text_encoder: there is no folder {folder}. Give a folder with config.json, weights and tokenizer, or one of {known}."
+            f"network.text_encoder: there is no folder {folder}; give one with config.json, weights and tokenizer, or one of {known}."
         )
     if "/" not in name:
         raise ConfigError(f"unknown text encoder '{name}'; known: {known}, a folder, or a Hugging Face id such as owner/name.")

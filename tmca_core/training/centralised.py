@@ -124,7 +124,9 @@ def test_scores(network: Network, pipeline: TextPipeline, sites: Mapping[str, Si
     return evaluate(network, concatenate(data), pipeline, settings=config.evaluation, device=device)
 
 
-def train_centralised(config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, on_event: OnEvent | None = None) -> dict[str, Any]:
+def train_centralised(
+    config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, on_event: OnEvent | None = None
+) -> dict[str, Any]:
     """`tmca train`: train, test, write run.json and the report's material; returns run.json."""
     from tmca_core.report.examples import write_examples
 

@@ -39,7 +39,7 @@ class FitResult:
     state: TrainState
 
 
-class Diverged(TmcaError):
+class DivergedError(TmcaError):
     """Training produced a loss that is not finite."""
 
 
@@ -95,7 +95,7 @@ def fit(
     (seed, site, round). With `average`, `training.ema` maintains averaged weights in the state.
 
     Raises:
-        Diverged: the loss is not finite; the network is left as it is then.
+        DivergedError: the loss is not finite; the network is left as it is then.
     """
     settings = config.training
     network.to(device).train()
@@ -117,7 +117,7 @@ def fit(
             _accumulate(averaged, network, decay, before + step + 1)
     loss = float(total) / seen
     if not math.isfinite(loss):
-        raise Diverged(f"site '{site}', round {round}: the loss is {loss}. Lower training.learning_rate, or look at the site's data.")
+        raise DivergedError(f"site '{site}', round {round}: the loss is {loss}. Lower training.learning_rate, or look at the site's data.")
     return FitResult(loss, steps, seen, time.perf_counter() - start, capture(network, optimizer, before + steps, averaged))
 
 

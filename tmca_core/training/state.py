@@ -64,7 +64,7 @@ class TrainState:
         try:
             return cls.from_tensors(load_file(str(path)))
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise WeightsError(f"cannot read the training state {path}: {error}. Delete it to start that site's optimiser afresh.") from None
+            raise WeightsError(f"cannot read the training state {path}: {error}. Delete it to start afresh.") from None
 
 
 def capture(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, average: dict[str, Tensor]) -> TrainState:

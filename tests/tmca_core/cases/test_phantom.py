@@ -26,7 +26,8 @@ import hashlib
 from tmca_core.cases.phantom import generate
 from tmca_core.config import PhantomSettings
 one = generate(PhantomSettings(sites=3, cases=12, seed=7), size=64, only=[2])["phantom-02"]
-print(hashlib.sha256(one.images.numpy().tobytes() + one.masks.numpy().tobytes() + "".join(c.report for c in one.cases).encode()).hexdigest())
+reports = "".join(case.report for case in one.cases).encode()
+print(hashlib.sha256(one.images.numpy().tobytes() + one.masks.numpy().tobytes() + reports).hexdigest())
 """
 
 
@@ -155,15 +156,16 @@ def test_right_dome_is_higher_and_the_heart_lies_left():
     _, films = plan_site(PhantomSettings(cases=20, seed=2), 0)
     chest = anatomy.chest([film.parameters for film in films], [film.patient.warp for film in films], 128)
     lung = chest.inside > 0
-    for film in lung:
-        column = torch.arange(128).float()
-        right, left = film[:, :64], film[:, 64:]
-        height = torch.arange(128.0)[:, None]
-        at = slice(30, 36)  # same distance from the midline on both sides, as columns from the film's edge
-        assert (height * right[:, at]).amax() < (height * left.flip(1)[:, at]).amax() + 6
-        heart_row = film[82]
-        middle = column[~heart_row & (column > 25) & (column < 103)]
-        assert 64 - middle.min() < middle.max() - 64
+    for i, film in enumerate(films):
+        x, y, u = chest.x[i], chest.y[i], chest.u[i]
+        under = (chest.from_dome[i] < 0) & ((u - 0.2).abs() < 0.02)
+        right, left = (float(y[under & side].min()) for side in (x < 0, x > 0))
+        assert right < left - 0.005, film.case.case_id
+        heart = (chest.from_heart[i] < 0) & (y > 0.6) & (y < 0.75)
+        reach_right, reach_left = -float(x[heart].min()), float(x[heart].max())
+        assert reach_left > 1.3 * reach_right
+        # Cardiothoracic ratio: normal is up to 0.5 upright, wider when lying.
+        assert 0.34 < (reach_left + reach_right) / (2 * film.parameters["half_width"]) < 0.60
     assert 0.25 < lung.float().mean() < 0.45
 
 

@@ -180,10 +180,10 @@ def test_counts(text: str, count: int | None) -> None:
 WORDS = st.sampled_from(
     sorted(
         terms(
-            "left right Left RIGHT R L Rt RUL rml LLL lingula Lingular middle lobe lobes upper lower mid zone lung lungs the of and or to both bilateral "
-            "no not clear is normal except for sparing opacity consolidation effusion possible base apex hilar diffuse patient untreated "
-            "few in place two areas infected unilateral lfet rihgt left-sided more on mostly with but segment heart pain basal bibasilar "
-            "field excluded be greater than"
+            "left right Left RIGHT R L Rt RUL rml LLL lingula Lingular middle lobe lobes upper lower mid zone lung lungs the of and "
+            "or to both bilateral no not clear is normal except for sparing opacity consolidation effusion possible base apex hilar "
+            "diffuse patient untreated few in place two areas infected unilateral lfet rihgt left-sided more on mostly with but "
+            "segment heart pain basal bibasilar field excluded be greater than"
         )
     )
 )
@@ -193,7 +193,7 @@ REPORTS = st.lists(
 
 
 @given(st.one_of(st.text(max_size=200), REPORTS, REPORTS, REPORTS))
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=1200, deadline=None)
 def test_any_text_parses_and_its_mirror_image_parses_to_the_mirror_image(text: str) -> None:
     found = parse(text)
     assert len(found.zones) == 6 and set(found.zones) <= {0, 1}

@@ -8,7 +8,7 @@ from tmca_core.config import Config, parse
 from tmca_core.networks import Network, build_network
 from tmca_core.text.features import TextPipeline
 from tmca_core.training.batches import prepare_images, steps_a_round, training_batches
-from tmca_core.training.loop import Diverged, FitResult, fit, learning_rate
+from tmca_core.training.loop import DivergedError, FitResult, fit, learning_rate
 from tmca_core.training.state import TrainState
 
 SMALL = {"network.width": 16, "data.image_size": 32, "training.batch_size": 4, "federation.rounds": 2, "training.epochs": 1}
@@ -99,7 +99,7 @@ def test_average_is_the_exponential_mean_by_hand() -> None:
 
 
 def test_training_learns_the_side_that_the_report_names() -> None:
-    config = parse(SMALL | {"training.steps": 60, "federation.rounds": 1, "training.learning_rate": 3e-3, "network.width": 32})
+    config = parse(SMALL | {"training.steps": 100, "federation.rounds": 1, "training.learning_rate": 3e-3, "network.width": 32})
     network = build_network(config)
     result = run_round(config, network, 1, None)
     data = lesion_cases(10)
@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_site() -> None:
     config = parse(SMALL)
     network = build_network(config)
     network.head.weight.data.fill_(float("nan"))
-    with pytest.raises(Diverged, match="site 'a', round 1"):
+    with pytest.raises(DivergedError, match="site 'a', round 1"):
         run_round(config, network, 1, None)
 
 

@@ -30,8 +30,8 @@ BODY: dict[str, tuple[float, float]] = {
     "dome": (0.715, 0.016),  # top of the right hemidiaphragm
     "dome_step": (0.032, 0.008),  # by which the left one is lower
     "half_width": (0.372, 0.011),  # of the rib cage, inside
-    "right_heart": (0.052, 0.008),
-    "left_heart": (0.138, 0.016),
+    "right_heart": (0.058, 0.006),
+    "left_heart": (0.150, 0.012),
     "knob": (0.030, 0.008),  # of the aorta
     "wall": (0.066, 0.022),  # chest wall, rib to skin
     "neck": (0.118, 0.012),

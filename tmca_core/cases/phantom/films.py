@@ -106,6 +106,16 @@ def render(settings: PhantomSettings, index: int, site: Site, films: Sequence[Fi
         yield scanner.expose(ray, site, [film.exposure for film in batch], noise), masks
 
 
+def check_shape(size: int, channels: int = 1) -> None:
+    """Refuse images that cannot be made.
+
+    Raises:
+        ConfigError: saying what can.
+    """
+    if size < 32 or channels not in (1, 3):
+        raise ConfigError(f"the phantom has images of 32 pixels and more with 1 or 3 channels; got size {size}, channels {channels}.")
+
+
 def generate_site(settings: PhantomSettings, index: int, *, size: int, channels: int = 1) -> CaseTensors:
     """All cases of the site at `index`.
 
@@ -118,8 +128,7 @@ def generate_site(settings: PhantomSettings, index: int, *, size: int, channels:
     Raises:
         ConfigError: `size` or `channels` is out of its bounds.
     """
-    if size < 32 or channels not in (1, 3):
-        raise ConfigError(f"the phantom has images of 32 pixels and more with 1 or 3 channels; got size {size}, channels {channels}.")
+    check_shape(size, channels)
     site, films = plan_site(settings, index)
     images = torch.empty((len(films), 1, size, size), dtype=torch.uint8)
     masks = torch.empty((len(films), 1, size, size), dtype=torch.uint8)

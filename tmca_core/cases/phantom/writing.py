@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from tmca_core.cases.phantom.films import generate_site
-from tmca_core.config import PhantomSettings
+from tmca_core.cases.phantom.films import check_shape, generate_site
+from tmca_core.config import PhantomSettings, parse
 from tmca_core.errors import ManifestError
 
 COLUMNS = ("case_id", "patient_id", "site", "image", "mask", "report", "laterality", "view", "sex", "age")
@@ -32,9 +32,8 @@ def write(directory: Path, *, sites: int, cases: int, seed: int, size: int = 256
     """
     from PIL import Image
 
-    from tmca_core.config import parse
-
     settings = parse({"phantom.sites": sites, "phantom.cases": cases, "phantom.seed": seed, "phantom.shift": shift}).phantom
+    check_shape(size)
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ManifestError(f"{directory} is not an empty folder: the phantom overwrites nothing. Choose another folder or empty it.")
