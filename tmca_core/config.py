@@ -79,9 +79,9 @@ class TrainingSettings(Section):
 
     epochs: int = Field(2, ge=1, description="Passes over the training cases a round.")
     steps: int = Field(0, ge=0, description="Optimiser steps a round; 0: `epochs` decides.")
-    batch_size: int = Field(8, ge=1, description="Cases a step.")
+    batch_size: int = Field(4, ge=1, description="Cases a step.")
     loss: str = Field("dice-ce", description="dice-ce.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, matrices only.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Over all rounds, after the warm-up.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps with a linearly rising rate.")

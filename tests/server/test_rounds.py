@@ -344,6 +344,13 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None
     assert_weights(tmp_path / "run", second)
 
 
+def test_large_runs_keep_only_the_newest_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "KEEP_ALL_BYTES", 0)
+    config = settings(federation__rounds=5)
+    federate(Sites(config).grid(), config, tmp_path / "run", None)
+    assert [path.name for path in Run(tmp_path / "run").checkpoints()] == ["round-003", "round-004", "round-005"]
+
+
 def test_validation_happens_every_so_many_rounds_and_at_the_end(tmp_path: Path) -> None:
     config, events = settings(federation__rounds=5, evaluation__every=2), []
     federate(Sites(config).grid(), config, tmp_path / "run", events.append)

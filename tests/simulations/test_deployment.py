@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-ROUNDS = 3
+ROUNDS = 2
 
 
 def free_port() -> int:
@@ -112,7 +112,7 @@ def test_two_hospitals_train_and_converge(processes: Processes, tmp_path: Path) 
         "data.cache_dir": str(tmp_path / "cache"),
         "network.width": 16,
         "network.heads": 2,
-        "training.steps": 12,
+        "training.steps": 16,
         "training.batch_size": 6,
         "training.learning_rate": 0.003,
         "federation.rounds": ROUNDS,

@@ -17,8 +17,6 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from simulations.engine import simulate
-from tmca_core.config import Config
 from tmca_core.run import Run
 
 pytestmark = pytest.mark.slow
@@ -126,6 +124,12 @@ def flwr(arguments: list[str], app: Path, environment: dict[str, str], seconds: 
     return done.stdout + done.stderr
 
 
+def in_process(values: dict[str, object], out: Path, app: Path, environment: dict[str, str]) -> None:
+    """The same federation by the in-process engine, from the same copy of the code."""
+    code = f"import pathlib, simulations.engine as e, tmca_core.config as c; e.simulate(c.parse({values!r}), pathlib.Path({str(out)!r}))"
+    subprocess.run([sys.executable, "-c", code], cwd=out.parent, env={**environment, "PYTHONPATH": str(app)}, timeout=120, check=True)
+
+
 def test_flwr_build_carries_all_that_the_apps_import(app: Path, environment: dict[str, str]) -> None:
     flwr(["build"], app, environment, 120)
     (archive,) = app.glob("*.fab")
@@ -149,7 +153,7 @@ def test_flwr_run_completes_with_the_same_weights(app: Path, environment: dict[s
     summary = Run(tmp_path / "flower-run").read_json("run.json")
     assert summary["faults"] == []
     assert len(summary["sites"]) == 3
-    simulate(Config().with_values({**VALUES, "data.cache_dir": str(tmp_path / "cache")}), tmp_path / "here")
+    in_process({**VALUES, "data.cache_dir": str(tmp_path / "cache")}, tmp_path / "here", app, environment)
     here = Run(tmp_path / "here").last_checkpoint()
     assert here is not None
     for name, tensor in here.weights.items():

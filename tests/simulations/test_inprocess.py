@@ -80,9 +80,11 @@ def test_without_kept_optimisers_nothing_is_remembered(tmp_path: Path) -> None:
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     events: list[Mapping[str, Any]] = []
     simulate(
-        tiny(tmp_path / "cache", federation__rounds=6, training__steps=6, training__learning_rate=3e-3), tmp_path / "run", events.append
+        tiny(tmp_path / "cache", phantom__sites=2, federation__rounds=4, training__steps=6, training__learning_rate=3e-3),
+        tmp_path / "run",
+        events.append,
     )
-    losses = [[e["loss"] for e in events if e["event"] == "site_train" and e["round"] == round] for round in (1, 6)]
+    losses = [[e["loss"] for e in events if e["event"] == "site_train" and e["round"] == round] for round in (1, 4)]
     assert sum(losses[1]) < 0.95 * sum(losses[0])
 
 
@@ -117,6 +119,47 @@ def test_bytes_up_are_the_shared_tensors_and_less_than_two_percent(tmp_path: Pat
     counted, real = received_bytes(reply), recorddict_to_proto(reply).ByteSize()
     assert shared < counted <= real < 1.02 * shared
     assert counted > 0.98 * real
+
+
+def test_personal_tensors_stay_at_their_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    from tmca_core.networks.guide import Guide
+
+    monkeypatch.setattr(Guide, "personal", ("text_norm.",))
+    config = tiny(tmp_path / "cache", phantom__sites=2, federation__keep_optimizer=False)
+    own = {name: tensor for name, tensor in build_network(config).state_dict().items() if name.startswith("text_norm.")}
+    summary = simulate(config, tmp_path / "run")
+    assert summary["faults"] == []
+    travelling = sum(tensor.numel() for tensor in shared_state(build_network(config)).values()) * 4
+    assert travelling < summary["bytes"]["up_per_site_round"] < summary["bytes"]["full_state"] + 30_000
+    # The server never saw another value than the initial one; each site trained its own.
+    assert all(torch.equal(weights(tmp_path / "run")[name], tensor) for name, tensor in own.items())
+    files = sorted((tmp_path / "run" / "sites").rglob("round-003.safetensors"))
+    kept = [load_file(path) for path in files]
+    assert len(kept) == 2
+    name = "personal/text_norm.weight"
+    assert not torch.equal(kept[0][name], kept[1][name])
+    assert not torch.equal(kept[0][name], own["text_norm.weight"])
+
+
+def test_frozen_tensors_do_not_travel(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from tmca_core.networks.encoders.interface import IMAGE_ENCODERS
+
+    file = tmp_path / "encoder.safetensors"
+    save_file(dict(IMAGE_ENCODERS["convnext-mini"](1).state_dict()), file)
+    frozen_encoder = {"network.freeze_image_encoder": True, "network.image_weights": str(file)}
+    config = tiny(tmp_path / "cache", phantom__sites=1, federation__rounds=1).with_values(frozen_encoder)
+    summary = simulate(config, tmp_path / "run")
+    network = build_network(config)
+    shared = sum(tensor.numel() for tensor in shared_state(network).values()) * 4
+    assert shared < summary["bytes"]["up_per_site_round"] < 1.1 * shared < 0.8 * summary["bytes"]["full_state"]
+    start, end = network.state_dict(), weights(tmp_path / "run")
+    frozen = [name for name in start if name not in shared_state(network)]
+    assert frozen
+    assert all(torch.equal(start[name], end[name]) for name in frozen)
 
 
 def test_the_grid_answers_one_message_a_pull() -> None:

@@ -18,7 +18,7 @@ from simulations.engine import simulate
 from tmca_core.config import Config
 from tmca_core.run import Run
 
-ROUNDS = 5
+ROUNDS = 4
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,17 @@ def chain(server: ForkServerContext, tmp_path: Path, moments: list[tuple[int, fl
     assert summary["bytes"] == reference["bytes"]
 
 
-def test_killed_twice(server: ForkServerContext, tmp_path: Path) -> None:
-    dice = random.Random(1)
+def test_killed_once(server: ForkServerContext, tmp_path: Path) -> None:
+    dice = random.Random()
     # A round writes 5 lines: 2 trainings, 2 validations, the round.
-    chain(server, tmp_path, [(dice.randint(1, 5), dice.random() * 0.05), (dice.randint(12, 20), dice.random() * 0.05)])
+    chain(server, tmp_path, [(dice.randint(1, 14), dice.random() * 0.05)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_again_and_again(server: ForkServerContext, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
-    moments = sorted(dice.randint(0, 26) for _ in range(5))
+    moments = sorted(dice.randint(0, 20) for _ in range(4))
     chain(server, tmp_path, [(lines, dice.random() * 0.1) for lines in moments])
 
 

@@ -8,6 +8,7 @@ The shallow `detail` branch at stride 2 is ours: it sharpens outlines that strid
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -59,6 +60,8 @@ class Guide(Network):
         self.detail = Fuse(config.data.channels * 4, fine)
         self.sharpen = Fuse(widths[0] + fine, fine)
         self.head = nn.Conv2d(fine, 4, 3, padding=1)
+        # Lesions are a few per cent of a film: begin there, or the first epochs only unlearn a mask of half the pixels.
+        nn.init.constant_(self.head.bias, math.log(0.05 / 0.95))
 
     def tokens(self, text: TextBatch) -> Tensor:
         """Report tokens (B, L, D), from the trainable encoder or as cached features."""

@@ -72,7 +72,7 @@ def line_chart(
     ys = [y for _, points in drawn for _, y in points]
     y_ticks = ticks(*(y_range or (min(ys), max(ys))), about=3 if small else 5)
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-    left, right, top, bottom = (38, 10, 8, 24) if small else (60, 14, 12, 40)
+    left, right, top, bottom = (46, 10, 8, 24) if small else (60, 14, 12, 40)
     floor, middle = height - bottom, (top + height - bottom) / 2
 
     def across(x: float) -> float:

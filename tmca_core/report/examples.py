@@ -33,30 +33,35 @@ Kind = Literal["best", "median", "worst", "counterfactual"]
 
 
 def choose_examples(scores: Sequence[CaseScore], count: int) -> list[tuple[int, Kind]]:
-    """Indices of at most `count` cases and why each is shown.
+    """Indices of at most `count` cases and why each is shown; no case is shown twice.
 
-    Half (rounded down) are one-sided reports whose swapped text costs the most Dice, one a patient as far as patients go;
-    the rest are the best, median and worst Dice in turn. No case is shown twice.
+    First best, median and worst Dice of all cases, in turn; then, in half of the places (rounded down), one-sided reports
+    whose swapped text costs the most Dice, one a patient as far as patients go.
     """
     sided = [i for i, s in enumerate(scores) if s.laterality_error is not None and "swapped" in s.counterfactual and s.truth]
     sided.sort(key=lambda i: (scores[i].counterfactual["swapped"] - scores[i].dice, scores[i].case_id))
+    ranked = sorted(range(len(scores)), key=lambda i: (-scores[i].dice, scores[i].case_id))
+    middle = sorted(range(len(ranked)), key=lambda place: abs(2 * place - len(ranked) + 1))
+    by_kind: dict[Kind, list[int]] = {
+        "best": ranked,
+        "median": [ranked[place] for place in middle],
+        "worst": ranked[::-1],
+    }
+    order = list(by_kind)
+    chosen: dict[int, Kind] = {}
+    for k in range(min(len(scores), count - min(count // 2, len(sided)))):
+        kind = order[k % 3]
+        chosen[next(i for i in by_kind[kind] if i not in chosen)] = kind
     seen: set[tuple[str, str]] = set()
     first: list[int] = []
     again: list[int] = []
     for i in sided:
-        patient = (scores[i].site, scores[i].patient_id)
-        (again if patient in seen else first).append(i)
-        seen.add(patient)
-    chosen: list[tuple[int, Kind]] = [(i, "counterfactual") for i in (first + again)[: count // 2]]
-    used = {i for i, _ in chosen}
-    ranked = sorted((i for i in range(len(scores)) if i not in used), key=lambda i: (-scores[i].dice, scores[i].case_id))
-    order: tuple[Kind, ...] = ("best", "median", "worst")
-    picked: list[tuple[int, Kind]] = []
-    for k in range(min(count - len(chosen), len(ranked))):
-        kind = order[k % 3]
-        place = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}[kind]
-        picked.append((ranked.pop(place), kind))
-    return sorted(picked, key=lambda item: order.index(item[1])) + chosen
+        if i not in chosen:
+            patient = (scores[i].site, scores[i].patient_id)
+            (again if patient in seen else first).append(i)
+            seen.add(patient)
+    swaps = (first + again)[: count - len(chosen)]
+    return sorted(chosen.items(), key=lambda item: order.index(item[1])) + [(i, "counterfactual") for i in swaps]
 
 
 def write_examples(

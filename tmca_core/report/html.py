@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -50,16 +51,18 @@ def render(content: Content) -> str:
         "duration": story.duration,
     }
     template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
-    verdict, tone = story.text_verdict(content)
+    verdict, verdict_tone = story.text_verdict(content)
     return template.render(
         c=content,
         css=(here / "report.css").read_text(encoding="utf-8"),
         version=__version__,
         headline=story.headline(content),
         verdict=verdict,
-        verdict_tone=tone,
+        verdict_tone=verdict_tone,
+        tone=story.tone,
         tiles=story.tiles(content),
         facts=_facts(content),
+        command=_command(content),
         counterfactual_chart=_counterfactual_chart(content),
         swaps=[film for film in content.films if film.kind == "counterfactual" and "swapped" in film.paths],
         gallery=[film for film in content.films if film.kind != "counterfactual"],
@@ -123,6 +126,14 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     if summary.get("resumed_from") is not None:
         facts.append(("Resumed from round", str(summary["resumed_from"])))
     return facts
+
+
+def _command(content: Content) -> str:
+    """What makes this run again."""
+    if content.federated:
+        return "tmca simulate config.toml --out another-folder"
+    kind, _, site = str(content.summary.get("arm", "")).partition(":")
+    return f"tmca train config.toml{f' --site {shlex.quote(site)}' if kind == 'local' else ''} --out another-folder"
 
 
 def _counterfactual_chart(content: Content) -> Markup:

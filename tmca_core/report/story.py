@@ -74,7 +74,7 @@ def tiles(content: Content) -> list[Tile]:
     """Key figures in reading order."""
     final = mapping(content.summary.get("final"))
     dice, local = number(final.get("dice_image")), content.mean_local()
-    gained: Tone = "plain" if dice is None or local is None else "good" if dice > local else "bad"
+    gained = tone(None if dice is None or local is None else dice - local)
     result = [Tile("Federated Dice" if content.federated else "Dice", figure(dice), _dice_note(content), gained)]
     if content.federated:
         pooled = number(mapping(content.summary.get("baselines")).get("pooled"))
@@ -115,6 +115,11 @@ def percent(value: object) -> str:
     """A share in percent with one decimal, or a dash."""
     known = number(value)
     return "–" if known is None else f"{100 * known:.1f} %"
+
+
+def tone(difference: float | None) -> Tone:
+    """Good or bad news, where a difference of Dice is large enough to be news."""
+    return "plain" if difference is None or abs(difference) < _SMALL else "good" if difference > 0 else "bad"
 
 
 def signed(value: float | None) -> str:

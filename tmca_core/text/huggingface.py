@@ -173,8 +173,9 @@ class FrozenEncoder(TextEncoder):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar and no list of the heads that are left out; what is missing is checked by us."""
-    from transformers.utils import logging
+    import transformers
 
+    logging: Any = transformers.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -96,6 +96,6 @@ def test_smoothing_moves_the_boundary_by_less_than_a_pixel():
 
 
 def test_noise_stays_small_and_nothing_is_nothing():
-    noise = np.random.default_rng(0).random((512, 512)) < 0.5
+    noise = np.random.default_rng(0).random((256, 256)) < 0.5
     assert len(svg_path(outlines(noise))) < 60_000
     assert outlines(np.zeros((4, 4), dtype=bool)) == [] and svg_path([]) == ""

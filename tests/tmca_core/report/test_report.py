@@ -161,6 +161,12 @@ def test_a_centralised_run(tmp_path):
     assert "Federated" not in page.text and "Gain" not in page.text
 
 
+def test_a_site_alone_is_reproduced_alone(tmp_path):
+    page = page_of(make_run(tmp_path, engine="centralised", arm="local:St. Mary's", baselines="absent"))
+    assert "Trained on one site's cases" in page.text
+    assert "tmca train config.toml --site 'St. Mary'\"'\"'s' --out another-folder" in page.text
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -220,20 +226,18 @@ def test_examples_cannot_reach_outside_of_their_folder(tmp_path):
 
 
 def test_many_sites_rounds_and_large_noisy_examples_stay_below_5_mb(tmp_path):
-    sites = [f"site-{k:04d}" for k in range(1200)]
+    sites = [f"site-{k:04d}" for k in range(300)]
     run = make_run(tmp_path, names=sites, rounds=2)
     rng = np.random.default_rng(0)
-    entries = []
-    for k in range(24):
-        entry = example(tmp_path / "examples", k, "best" if k % 2 else "counterfactual")
-        for name in entry["files"].values():
-            pixels = rng.integers(0, 2 if "image" not in name else 256, (512, 512), dtype=np.uint8)
-            Image.fromarray(pixels * (1 if "image" in name else 255)).save(tmp_path / "examples" / name)
-        entries.append(entry)
+    shared = example(tmp_path / "examples", 0, "best")
+    for name in shared["files"].values():
+        pixels = rng.integers(0, 256, (512, 512), dtype=np.uint8)
+        Image.fromarray(pixels if "image" in name else pixels // 128 * 255).save(tmp_path / "examples" / name, compress_level=1)
+    entries = [shared | {"id": f"{k:03d}", "kind": "best" if k % 2 else "counterfactual"} for k in range(24)]
     run.write_json("examples/index.json", {"examples": entries})
     path = write_report(run)
     assert path.stat().st_size < 5_000_000
-    assert f"The {MOST_ROWS} sites with the lowest Dice of 1200" in Page(path.read_text(encoding="utf-8")).text
+    assert f"The {MOST_ROWS} sites with the lowest Dice of 300" in Page(path.read_text(encoding="utf-8")).text
 
 
 def test_not_a_run(tmp_path):
