@@ -31,7 +31,7 @@ def run_experiment(config: Config, folder: Path, on_event: OnEvent) -> dict[str,
     set_threads(config.training)
     run = Run.create(folder, config)
     sites = load_sites(config)
-    run.write_json("splits.json", splits_json(sites))
+    run.keep_splits(splits_json(sites))
     skips = all_skips(sites)
     for skip in skips:
         on_event({"event": "note", "text": f"skipped row {skip.row}, column '{skip.column}': {skip.reason}"})
@@ -46,12 +46,13 @@ def run_experiment(config: Config, folder: Path, on_event: OnEvent) -> dict[str,
     summary["sites"] = [describe_site(site) for site in sites.values()]
     summary["skipped"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
     if results:
+        # Every site alone on its own held-out cases; the mean is by cases, as the federation's is.
         local = {arm.removeprefix("local:"): r["dice_image"] for arm, r in results.items() if arm != "pooled"}
         summary["baselines"] = {
             "pooled": results["pooled"]["dice_image"],
             "pooled_per_site": results["pooled"]["per_site"],
             "local": local,
-            "local_mean": sum(local.values()) / len(local) if local else None,
+            "local_mean": sum(dice * len(sites[name].test) for name, dice in local.items()) / sum(len(sites[name].test) for name in local),
         }
     summary["seconds"]["total"] = time.perf_counter() - start
     summary["peak_rss_mb"] = peak_rss_mb()

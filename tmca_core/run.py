@@ -88,6 +88,7 @@ class Run:
 
     @property
     def config_path(self) -> Path:
+        """The resolved configuration's file."""
         return self.folder / "config.toml"
 
     def config(self) -> Config:
@@ -129,6 +130,17 @@ class Run:
         """Read a JSON document; an absent one is an empty dict."""
         path = self.folder / name
         return json.loads(path.read_text()) if path.exists() else {}
+
+    def keep_splits(self, splits: Mapping[str, Mapping[str, str]]) -> None:
+        """Store site → case → split once; a resumed run must find the same.
+
+        Raises:
+            ConfigError: the folder holds a run over other cases, or over other splits of them.
+        """
+        before = self.read_json("splits.json")
+        if before and before != splits:
+            raise ConfigError(f"{self.folder} holds a run over other cases or other splits (splits.json). Choose another --out.")
+        self.write_json("splits.json", splits)
 
     # --- checkpoints ----------------------------------------------------------------------------
     def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "", keep: int = 0) -> Path:

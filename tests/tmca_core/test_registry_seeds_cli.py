@@ -31,7 +31,7 @@ def tmca(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_command_without_importing_torch() -> None:
-    code = "import sys; sys.argv=['tmca','--help']\nfrom tmca_core.cli import main\ntry:\n main()\nexcept SystemExit: print('torch' in sys.modules)"
+    code = "import sys\nfrom tmca_core.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     for command in ("demo", "simulate", "train", "evaluate", "predict", "data", "report", "bench", "doctor"):
         assert f"\n  {command} " in done.stdout

@@ -36,10 +36,12 @@ class Attention(nn.Module):
         """query (B, N, width), key and value (B, M, memory_width), mask (B, M) bool (True: attend) → (B, N, width)."""
         q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
         if mask is None:
-            return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            plain: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            return plain
         some = mask.any(1, keepdim=True)  # without a valid key attend anywhere, and zero the result
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(mask | ~some)[:, None, None, :])
-        return self.out(mixed.transpose(1, 2).flatten(2)) * some[:, :, None]
+        guided: Tensor = self.out(mixed.transpose(1, 2).flatten(2)) * some[:, :, None]
+        return guided
 
     def _split(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -74,4 +76,5 @@ class TextGuidedBlock(nn.Module):
             y = y + self.attend_self(normed + place, normed + place, normed)
         y = y + self.attend_text(self.norm_cross(y) + place, tokens, tokens, mask)
         y = y + self.mlp(self.norm_mlp(y))
-        return y.transpose(1, 2).unflatten(2, (height, width))
+        result: Tensor = y.transpose(1, 2).unflatten(2, (height, width))
+        return result

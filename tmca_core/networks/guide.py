@@ -61,20 +61,25 @@ class Guide(Network):
         self.sharpen = Fuse(widths[0] + fine, fine)
         self.head = nn.Conv2d(fine, 4, 3, padding=1)
         # Lesions are a few per cent of a film: begin there, or the first epochs only unlearn a mask of half the pixels.
-        nn.init.constant_(self.head.bias, math.log(0.05 / 0.95))
+        nn.init.constant_(self.head.bias, math.log(0.05 / 0.95))  # type: ignore[arg-type]
 
     def tokens(self, text: TextBatch) -> Tensor:
         """Report tokens (B, L, D), from the trainable encoder or as cached features."""
         if self.text is None:
             if text.features is None:
                 raise TypeError("the text encoder is frozen: the batch must carry token features (TextPipeline.encode).")
-            return self.text_norm(text.features)
-        return self.text_norm(self.text(text.ids, text.mask))
+            tokens = text.features
+        else:
+            tokens = self.text(text.ids, text.mask)
+        normed: Tensor = self.text_norm(tokens)
+        return normed
 
     def forward(self, images: Tensor, text: TextBatch) -> Output:
         """See `Network.forward`."""
         tokens = self.tokens(text)
-        maps = [skip(norm(f)) for f, norm, skip in zip(self.image(images), self.skip_norms, self.skips, strict=True)]
+        # torch 2.13 crashes in GroupNorm's backward on channels_last input without gradient, which a frozen encoder gives.
+        features = [f if f.requires_grad else f.contiguous() for f in self.image(images)]
+        maps = [skip(norm(f)) for f, norm, skip in zip(features, self.skip_norms, self.skips, strict=True)]
         x = self.blocks[3](maps[3], tokens, text.mask)
         for level in (2, 1, 0):
             x = self.fuses[level](upsample(x), maps[level])

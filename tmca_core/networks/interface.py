@@ -56,4 +56,4 @@ class Network(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward.")
 
 
-NETWORKS: Registry[Callable[[Config, "TextEncoder"], Network]] = Registry("network")
+NETWORKS: Registry[Callable[[Config, TextEncoder], Network]] = Registry("network")

@@ -17,7 +17,7 @@ class ImageOnlyUNet(Network):
 
     def __init__(self, config: Config, text_encoder: TextEncoder) -> None:
         super().__init__(text_encoder)
-        from monai.networks.nets import UNet  # 9 s of import: only where this network is asked for
+        from monai.networks.nets.unet import UNet  # 9 s of import: only where this network is asked for
 
         base = config.network.width // 4
         channels = (base, 2 * base, 4 * base, 4 * base, 8 * base)

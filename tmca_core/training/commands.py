@@ -43,7 +43,7 @@ def train(
     if site and site not in sites:
         raise ManifestError(f"no site '{site}' in the manifest; sites: {', '.join(sites)}.")
     chosen = {site: sites[site]} if site else sites
-    run.write_json("splits.json", splits_json(chosen))
+    run.keep_splits(splits_json(chosen))
     with RoundTable(config.federation.rounds, quiet=as_json) as table:
         summary = train_centralised(config, chosen, run, arm=f"local:{site}" if site else "pooled", on_event=table)
     report = write_report(run)
@@ -74,9 +74,7 @@ def evaluate(
     table = read_manifest(manifest, laterality=settings.laterality, on_bad_case=settings.on_bad_case)
     masked = [case for case in table.cases if case.mask is not None]
     cache = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    data, skipped = decode(
-        masked, size=settings.image_size, channels=settings.channels, cache_dir=cache, on_bad_case=settings.on_bad_case
-    )
+    data, skipped = decode(masked, size=settings.image_size, channels=settings.channels, cache_dir=cache, on_bad_case=settings.on_bad_case)
     data = resolve_laterality(table, data, laterality=settings.laterality, trust=settings.trust_laterality)
     scores = measure(network, data, pipeline, settings=config.evaluation, device=resolve_device(config.training))
     bad = [*table.skipped, *skipped]

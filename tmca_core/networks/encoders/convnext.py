@@ -41,7 +41,8 @@ class Block(nn.Module):
         """(B, C, H, W) → same."""
         y = self.layernorm(self.dwconv(x).permute(0, 2, 3, 1))
         y = self.pwconv2(F.gelu(self.pwconv1(y)))
-        return x + (self.layer_scale_parameter * y).permute(0, 3, 1, 2)
+        result: Tensor = x + (self.layer_scale_parameter * y).permute(0, 3, 1, 2)
+        return result
 
 
 class Stage(nn.Module):
@@ -79,7 +80,7 @@ class ConvNext(ImageEncoder):
         """See `ImageEncoder.forward`."""
         x = self.embeddings["layernorm"](self.embeddings["patch_embeddings"](images))
         maps: list[Tensor] = []
-        for stage in self.encoder["stages"]:  # type: ignore[union-attr]
+        for stage in self.encoder["stages"].children():
             x = stage(x)
             maps.append(x)
         return maps
