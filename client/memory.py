@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +14,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from tmca_core.errors import PolicyRefusal, WeightsError
-from tmca_core.run import write_atomically
+from tmca_core.run import sync_folder
 from tmca_core.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -65,12 +68,20 @@ class Memory:
         return (state if state.moments else None), personal
 
     def save(self, round: int, state: TrainState | None, personal: dict[str, Tensor]) -> None:
-        """Write a round's file whole, and drop all but the two newest up to it (later ones are of an interrupted attempt)."""
-        from safetensors.torch import save
+        """Write a round's file whole, and drop all but the two newest up to it (later ones are of an interrupted attempt).
+
+        The file is there, whole, when this returns, whatever kills the process then. Bringing it to the platter is left to
+        a thread, for that takes longer than the write: only a power cut within that moment can cost the newest file.
+        """
+        from safetensors.torch import save_file
 
         tensors = (state or TrainState()).as_tensors()
         tensors |= {f"personal/{name}": tensor.detach().cpu().contiguous() for name, tensor in personal.items()}
-        write_atomically(self._path(round), save(tensors))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tmp = self.folder / f".round-{round:03d}.{os.getpid()}.tmp"
+        save_file(tensors, str(tmp))
+        tmp.replace(self._path(round))
+        threading.Thread(target=_make_durable, args=(self._path(round),)).start()
         numbers = self._rounds()
         for number in set(numbers) - set([n for n in numbers if n <= round][-KEEP:]):
             self._path(number).unlink(missing_ok=True)
@@ -81,3 +92,11 @@ class Memory:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"round-{round:03d}.safetensors"
+
+
+def _make_durable(path: Path) -> None:
+    """Bring a file and its name to the platter; one that was dropped meanwhile needs no more."""
+    with contextlib.suppress(FileNotFoundError):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)

@@ -18,7 +18,8 @@ from tmca_core.training.evaluation import evaluate
 from tmca_core.training.loop import fit
 from tmca_core.training.state import TrainState
 
-SETTINGS = {"phantom.cases": 40, "federation.rounds": 3, "training.epochs": 2, "simulation.baselines": False}
+# The default network and default rounds; fewer of them, and two sites.
+SETTINGS = {"phantom.sites": 2, "federation.rounds": 2, "simulation.baselines": False}
 
 
 @BENCHMARKS.register("federation")

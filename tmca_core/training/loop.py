@@ -60,7 +60,7 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def train_step(network: Network, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> Tensor:
