@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.common.serde import recorddict_to_proto
+from tiny_runs import tiny
 from torch import Tensor
 
 from client.site import train
@@ -25,22 +26,6 @@ from tmca_core.run import Run
 from tmca_core.training.loop import fit
 
 RUN = "0a"
-
-
-def tiny(cache: Path, **values: Any) -> Config:
-    base = {
-        "phantom.sites": 3,
-        "phantom.cases": 12,
-        "data.image_size": 32,
-        "data.cache_dir": str(cache),
-        "network.width": 16,
-        "network.heads": 2,
-        "training.steps": 2,
-        "training.batch_size": 4,
-        "federation.rounds": 3,
-        "evaluation.bootstrap": 20,
-    }
-    return Config().with_values(base | {key.replace("__", "."): value for key, value in values.items()})
 
 
 def weights(out: Path) -> dict[str, Tensor]:

@@ -9,33 +9,16 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Context, Message
+from tiny_runs import tiny
 
 import server.app
 from simulations.engine import simulate
 from simulations.ray_engine import run_on_ray
-from tmca_core.config import Config
 from tmca_core.errors import FederationError
 from tmca_core.run import Run
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
-
-
-def tiny(cache: Path, **values: Any) -> Config:
-    base = {
-        "phantom.sites": 3,
-        "phantom.cases": 12,
-        "data.image_size": 32,
-        "data.cache_dir": str(cache),
-        "network.width": 16,
-        "network.heads": 2,
-        "training.steps": 2,
-        "training.batch_size": 4,
-        "federation.rounds": 3,
-        "federation.poll": 0.05,
-        "evaluation.bootstrap": 20,
-    }
-    return Config().with_values(base | {key.replace("__", "."): value for key, value in values.items()})
 
 
 def test_the_same_numbers_as_in_process_and_resumable(tmp_path: Path) -> None:
