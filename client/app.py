@@ -9,6 +9,8 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from client.node import disclosed
+
 if TYPE_CHECKING:
     from tmca_core.config import Config
 
@@ -42,12 +44,12 @@ def make_app(config: Config | None = None) -> ClientApp:
 
 
 def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
-    """Open the site and let it answer. An error becomes a reply of one line: Flower would send the traceback."""
-    from client.site import assess, say_hello, train
-    from client.workspace import open_site
-    from tmca_core.config import parse
-
+    """Open the site and let it answer. An error becomes a reply of one line: Flower would send its whole text."""
     try:
+        from client.site import assess, say_hello, train
+        from client.workspace import open_site
+        from tmca_core.config import parse
+
         site = open_site(config if config is not None else parse(context.run_config), context.node_config)
         content = {
             "query": lambda: say_hello(site),
@@ -56,8 +58,9 @@ def _answer(kind: str, config: Config | None, message: Message, context: Context
         }
         return Message(content[kind](), reply_to=message)
     except Exception as error:
-        log.exception("the %s message of the server could not be answered.", kind)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"), reply_to=message)
+        log.error("the %s message of the server could not be answered: %s: %s", kind, type(error).__name__, " ".join(str(error).split()))
+        log.debug("the same with its traceback:", exc_info=error)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, disclosed(error, context.node_config)), reply_to=message)
 
 
 app = make_app()

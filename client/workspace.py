@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from client.node import simulated
 from tmca_core.cases.sites import SiteData, load_site, load_sites, site_names
 from tmca_core.config import Config
-from tmca_core.errors import ConfigError, FederationError
+from tmca_core.errors import ConfigError, FederationError, PolicyRefusal
 from tmca_core.networks import Network, build_network, frozen_digest, roles, shared_state
 from tmca_core.training.centralised import build_pipeline
 from tmca_core.training.device import resolve_device, set_threads
@@ -80,11 +81,17 @@ def open_site(config: Config, node: Mapping[str, Any]) -> Site:
     """The site that a node serves.
 
     A deployed node says so in its node-config: `manifest="/data/m.csv"`, where several sites share that manifest also
-    `site="name"`, and optionally `state="/folder"`. A node of a simulation has a `partition-id` instead.
+    `site="name"`, and optionally `state="/folder"`, `cache="/folder"` and `allow-download=true`; the run-config, which is the
+    server's, decides none of these. A node of a simulation has a `partition-id` instead.
 
     Raises:
-        ConfigError: the node-config says neither, or names no site of the manifest.
+        ConfigError: the node-config says neither, or names no site of the manifest, or a simulation has not one node a site.
+        PolicyRefusal: the run wants to download and the node does not allow it.
     """
+    if simulated(node):
+        _check_nodes(config, node)
+    else:
+        config = _own_settings(config, node)
     workspace = open_workspace(config)
     if "manifest" in node:
         key: str | int = f"{node['manifest']}\n{node.get('site', '')}"
@@ -98,6 +105,31 @@ def open_site(config: Config, node: Mapping[str, Any]) -> Site:
         raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     data = workspace.sites[key]
     return Site(data.name, data, _state_folder(config, node), workspace)
+
+
+def _check_nodes(config: Config, node: Mapping[str, Any]) -> None:
+    """One node a site, no more and no fewer: sites that nobody serves would be missing without a word."""
+    nodes, sites = int(node.get("num-partitions", 0)), _site_count(config)
+    if nodes and nodes != sites:
+        raise ConfigError(
+            f"there {'is 1 simulated node' if nodes == 1 else f'are {nodes} simulated nodes'}, but the data have {sites} sites: "
+            f'pass --federation-config "num-supernodes={sites}" to flwr run.'
+        )
+
+
+@lru_cache(maxsize=1)
+def _site_count(config: Config) -> int:
+    return len(site_names(config))
+
+
+def _own_settings(config: Config, node: Mapping[str, Any]) -> Config:
+    """The run's settings at a hospital: where it keeps things and what it fetches is its own decision."""
+    if config.network.allow_download and node.get("allow-download") is not True:
+        raise PolicyRefusal(
+            "the run sets network.allow_download=true and this site does not allow that: set it to false and put the weights at the "
+            "site beforehand, or let the site add allow-download=true to its --node-config."
+        )
+    return config.with_values({"data.cache_dir": str(node.get("cache", ""))})
 
 
 def _simulated_data(config: Config, index: int) -> dict[str | int, SiteData]:
@@ -132,7 +164,7 @@ def _state_folder(config: Config, node: Mapping[str, Any]) -> Path:
         return Path(str(node["state"]))
     if config.simulation.out and "manifest" not in node:
         return Path(config.simulation.out) / "sites"
-    return Path(config.data.cache_dir or default_cache_dir()) / "sites"
+    return Path(config.data.cache_dir or default_cache_dir()) / "sites"  # of a hospital: its own cache folder
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +178,6 @@ def code_root() -> Path:
 
     roots = [Path(str(package)).resolve().parents[1] for package in (__file__, tmca_core.__file__)]
     if roots[0] != roots[1]:
-        raise FederationError(
-            f"'client' is imported from {roots[0]} and 'tmca_core' from {roots[1]}: start Flower from a directory that holds neither."
-        )
+        log.error("'client' is imported from %s and 'tmca_core' from %s.", *roots)
+        raise FederationError("'client' and 'tmca_core' are imported from two folders: start Flower from a directory that holds neither.")
     return roots[0]

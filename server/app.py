@@ -25,7 +25,7 @@ def make_app(config: Config | None = None, out: Path | None = None, on_event: On
     Args:
         config: None: taken from Flower's run-config.
         out: the run's folder; None: `simulation.out`, or runs/<time> below the working directory.
-        on_event: receives every event of metrics.jsonl as it is written; None: a line a round is printed.
+        on_event: receives every event of metrics.jsonl as it is written; None: the folder and a line a round are printed.
     """
     app = ServerApp()
 
@@ -35,7 +35,10 @@ def make_app(config: Config | None = None, out: Path | None = None, on_event: On
 
         settings = config if config is not None else parse(context.run_config)
         folder = out or Path(settings.simulation.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-        federate(grid, settings, folder, on_event or print_event)
+        if on_event:
+            federate(grid, settings, folder, on_event)
+        else:
+            federate_aloud(grid, settings, folder)
 
     return app
 
@@ -60,6 +63,20 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     summary = federation.progress.summary(config, engine, test, peak_rss_mb())
     run.write_json("run.json", summary)
     return summary
+
+
+def federate_aloud(grid: Grid, config: Config, out: Path) -> None:
+    """`federate` for somebody who reads along (`flwr run --stream`): where the run lies, a line a round, why it stopped."""
+    from tmca_core.errors import TmcaError
+
+    # Absolute: under `flwr run` the working directory is that of the SuperLink, not the reader's.
+    print(f"run folder: {out.resolve()}", flush=True)
+    try:
+        federate(grid, config, out, print_event)
+    except TmcaError as error:
+        print(f"the run stopped: {error}", flush=True)
+        raise
+    print(f"done; run folder: {out.resolve()}", flush=True)
 
 
 def print_event(event: Mapping[str, Any]) -> None:

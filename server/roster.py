@@ -55,10 +55,10 @@ class Roster:
         problems: dict[str, str] = {}
         newest = start
         while True:
-            before = len(self._asked)
+            before = set(self._asked)
             problems |= self.refresh(grid, max(start + settings.wait - time.monotonic(), 1e-3))
             now = time.monotonic()
-            newest = now if len(self._asked) > before else newest
+            newest = now if self._asked - before else newest
             end = min(start + settings.wait, newest + settle)
             if len(self.trainers()) >= settings.min_sites and set(grid.get_node_ids()) <= self._asked:
                 break
@@ -68,11 +68,12 @@ class Roster:
         log.info("%d sites: %s", len(self.hellos), ", ".join(sorted(self.hellos)))
 
     def refresh(self, grid: Grid, seconds: float) -> dict[str, str]:
-        """Ask nodes that were not asked before, and forget sites whose node has gone; returns refusals by node."""
+        """Ask nodes that were not asked before, and forget nodes that have gone, so that they may come back; returns refusals by node."""
         present = set(grid.get_node_ids())
         for site in [site for site, node in self.nodes.items() if node not in present]:
             log.warning("site '%s' has left.", site)
             del self.nodes[site], self.hellos[site]
+        self._asked &= present  # a SuperNode that is started again may have the same id
         new = sorted(present - self._asked)
         self._asked |= set(new)
         asked = {f"node {node}": request(QUERY, node, None, {"config": self.identity.config}, "0") for node in new}
@@ -101,7 +102,11 @@ class Roster:
 
     def holders(self, split: str) -> list[str]:
         """Names of sites that have cases in `split`, sorted."""
-        return sorted(name for name, hello in self.hellos.items() if getattr(hello, f"{split}_cases"))
+        return sorted(name for name in self.hellos if self.held(name, split))
+
+    def held(self, site: str, split: str) -> int:
+        """Cases that a site announced for `split`."""
+        return int(getattr(self.hellos[site], f"{split}_cases"))
 
     def cohort(self, round: int) -> list[str]:
         """The sites of a round: all, or `federation.cohort` of them, drawn by (seed, round) over the sorted names."""
@@ -127,10 +132,13 @@ class Roster:
     def _too_few(self, connected: int, problems: dict[str, str]) -> str:
         settings = self.config.federation
         empty = sorted(set(self.hellos) - set(self.trainers()))
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in problems.items():
+            by_reason.setdefault(reason, []).append(name)
         return (
             f"{len(self.trainers())} sites can train, {settings.min_sites} are needed (federation.min_sites): "
             f"{connected} nodes connected; ready: {', '.join(self.trainers()) or 'none'}"
             + (f"; without training cases: {', '.join(empty)}" if empty else "")
-            + "".join(f"; {name}: {reason}" for name, reason in problems.items())
+            + "".join(f"; {', '.join(names)}: {reason}" for reason, names in by_reason.items())
             + f". Waited at most {settings.wait:g} s (federation.wait)."
         )

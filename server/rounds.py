@@ -21,6 +21,7 @@ from server.aggregate import ALGORITHMS
 from server.exchange import exchange, pack, received_bytes, request, sent_bytes
 from server.progress import Progress
 from server.roster import Identity, Roster
+from server.summaries import check_summary, declared
 from tmca_core.config import Config
 from tmca_core.errors import FederationError, UpdateRejected
 from tmca_core.messages import (
@@ -113,13 +114,13 @@ class Federation:
         requests = {site: request(EVALUATE, self.roster.nodes[site], arrays, settings, f"{self.round}-{split}") for site in holders}
         found: dict[str, SiteSummary] = {}
         for answer in exchange(self.grid, requests, poll=self.config.federation.poll, seconds=self.config.federation.deadline):
-            summary = {} if answer.content is None else _numbers(answer.content.metric_records.get(METRICS, {}))
-            reason = answer.failure or _unusable(summary)
+            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}))
+            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split))
             if reason:
                 self.fault(split, answer.site, reason)
                 continue
             found[answer.site] = summary
-            loss = summary["loss_sum"] / summary["loss_cases"] if summary.get("loss_cases") else None
+            loss = summary["loss_sum"] / summary["loss_cases"] if summary["loss_cases"] else None
             event = "site_eval" if split == "val" else "site_test"
             self.emit(event, round=self.round, site=answer.site, dice_image=summary["dice_image"], loss=loss, cases=int(summary["cases"]))
         self.progress.add_seconds("evaluation", time.perf_counter() - begin)
@@ -246,19 +247,6 @@ class Federation:
                     self.average[name].copy_(last.weights[name])
         self.progress = Progress.from_values(last.state, resumed_from=last.round)
         self.round = last.round
-
-
-def _numbers(record: Mapping[str, Any]) -> SiteSummary:
-    return {key: float(value) for key, value in record.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
-
-
-def _unusable(summary: SiteSummary) -> str:
-    """Why a site's aggregates cannot be combined; "" where they can."""
-    missing = [key for key in ("cases", "dice_sum", "dice_image") if key not in summary]
-    if missing:
-        return f"the evaluation lacks '{missing[0]}'"
-    wrong = [key for key, value in summary.items() if not math.isfinite(value)]
-    return f"the evaluation's '{wrong[0]}' is not finite" if wrong else ""
 
 
 def _mean_dice(found: Mapping[str, SiteSummary]) -> float | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
+import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tmca_core.cases.sites import SiteData, load_sites
 from tmca_core.config import Config
@@ -27,13 +29,16 @@ def run_arm(config: Config, folder: Path, arm: str, sites: Mapping[str, SiteData
     Returns:
         {"arm", "dice_image", "per_site": {site: dice_image}}: pooled is tested on all sites, a local model on its own.
     """
-    run, name = Run(folder), re.sub(r"[^\w.-]", "-", arm)
+    run, name = Run(folder), quote(arm, safe="")
     result = run.read_json(f"baselines/{name}.json")
     if result:
         return result
     sites = sites or load_sites(config)
     kind, _, site = arm.partition(":")
     chosen = {site: sites[site]} if kind == "local" else sites
+    if kind == "pooled" and config.training.steps:
+        # A federation takes `training.steps` at every site; pooled training takes as many in all.
+        config = config.with_values({"training.steps": config.training.steps * len(sites)})
     network, pipeline = train_arm(config, chosen, run, arm=arm, checkpoints=name)
     scores = test_scores(network, pipeline, chosen, config)
     by_site: dict[str, list[float]] = {}
@@ -54,7 +59,8 @@ class Baselines:
     def __init__(self, config: Config, folder: Path, sites: Mapping[str, SiteData]) -> None:
         self.config, self.folder, self.sites = config, folder, sites
         workers = config.simulation.workers - 1
-        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers else None
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) if workers else None
         self.futures: dict[str, Future[dict[str, Any]] | None] = {
             arm: self.pool.submit(run_arm, config, folder, arm) if self.pool else None for arm in arms(sites)
         }
@@ -79,3 +85,15 @@ class Baselines:
             for process in list((self.pool._processes or {}).values()):
                 process.terminate()
             self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end at once when the main process is gone, however it went, so that a resumed run has its folder to itself."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -55,12 +55,14 @@ def _run(config: Any, out: Path | None, kind: str, as_json: bool) -> None:
     from tmca_core.console import RoundTable, run_folder
     from tmca_core.training.commands import headline
 
-    folder = run_folder(out, kind)
+    folder = run_folder(out or config.simulation.out, kind)
     with RoundTable(config.federation.rounds, quiet=as_json) as table:
         summary = run_experiment(config, folder, table)
     lines = [headline(summary)]
     if "local_mean" in summary["baselines"]:
         dice, others = summary["final"]["dice_image"], summary["baselines"]
         lines.append(f"federated {dice:.3f}, pooled {others['pooled']:.3f}, each site alone {others['local_mean']:.3f} on average")
+    if summary["skipped"]:
+        lines.append(f"{summary['skipped']} rows of the manifest were skipped; they are listed in run.json and in the report")
     lines.append(f"{summary['seconds']['total']:.0f} s; report: {folder / 'report.html'}")
     emit(as_json, summary, "\n".join(lines))

@@ -9,13 +9,13 @@ from typing import Any
 
 from simulations.baselines import Baselines
 from simulations.engine import simulate
-from tmca_core.cases.sites import all_skips, load_sites, splits_json
+from tmca_core.cases.sites import all_skips, load_sites
 from tmca_core.config import Config
 from tmca_core.networks import build_network
 from tmca_core.report.examples import write_examples
 from tmca_core.report.html import write_report
 from tmca_core.run import Run
-from tmca_core.training.centralised import build_pipeline, concatenate, describe_site, peak_rss_mb, test_scores
+from tmca_core.training.centralised import build_pipeline, concatenate, describe_site, keep_data, peak_rss_mb, test_scores
 from tmca_core.training.device import resolve_device, set_threads
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -27,24 +27,38 @@ def run_experiment(config: Config, folder: Path, on_event: OnEvent) -> dict[str,
     Raises:
         TmcaError: bad configuration or data, or a federation that cannot go on.
     """
+    with Run(folder).held():
+        return _run(config, folder, on_event)
+
+
+def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
     start = time.perf_counter()
     set_threads(config.training)
-    run = Run.create(folder, config)
     sites = load_sites(config)
-    run.keep_splits(splits_json(sites))
+    run = Run.create(folder, config)
+    keep_data(run, sites)
+
+    def note(text: str) -> None:
+        on_event({"event": "note", "text": text})
+
     skips = all_skips(sites)
     for skip in skips:
-        on_event({"event": "note", "text": f"skipped row {skip.row}, column '{skip.column}': {skip.reason}"})
+        note(f"skipped row {skip.row}, column '{skip.column}': {skip.reason}")
+    if len(sites) == 1:
+        note(f"there is one site, '{next(iter(sites))}': give the manifest a site column, or deal its patients out with partition.by=iid")
     baselines = Baselines(config, folder, sites) if config.simulation.baselines and len(sites) > 1 else None
     try:
+        began = time.perf_counter()
         summary = simulate(config, folder, on_event)
-        results = baselines.finish(lambda text: on_event({"event": "note", "text": text})) if baselines else {}
+        beside = time.perf_counter() - began
+        results = baselines.finish(note) if baselines else {}
     finally:
         if baselines:
             baselines.close()
     _write_examples(config, run, sites)
     summary["sites"] = [describe_site(site) for site in sites.values()]
-    summary["skipped"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
+    summary["skipped"] = len(skips)
+    summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
     if results:
         # Every site alone on its own held-out cases; the mean is by cases, as the federation's is.
         local = {arm.removeprefix("local:"): r["dice_image"] for arm, r in results.items() if arm != "pooled"}
@@ -54,7 +68,8 @@ def run_experiment(config: Config, folder: Path, on_event: OnEvent) -> dict[str,
             "local": local,
             "local_mean": sum(dice * len(sites[name].test) for name, dice in local.items()) / sum(len(sites[name].test) for name in local),
         }
-    summary["seconds"]["total"] = time.perf_counter() - start
+    # The federation counts its own seconds over all calls of a resumed run; what this call did beside it comes on top.
+    summary["seconds"]["total"] += time.perf_counter() - start - beside
     summary["peak_rss_mb"] = peak_rss_mb()
     run.write_json("run.json", summary)
     write_report(run)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import logging
+import signal
 import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -83,6 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    _listen(debug)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as tidily as an interrupted one
     try:
         code = root.main(arguments, prog_name="tmca", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -104,6 +108,25 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", file=sys.stderr)
         sys.exit(1)
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to whatever sys.stderr is now, so that a live table above it stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _listen(debug: bool) -> None:
+    """What our rooms say goes to stderr; of other packages only warnings."""
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for room in ("tmca_core", "client", "simulations"):
+        logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)
+    # The server's warnings are faults, which are events too: the table shows them.
+    logging.getLogger("server").setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tmca_core.errors import ConfigError
 
@@ -72,6 +72,12 @@ class NetworkSettings(Section):
     width: int = Field(64, ge=16, le=1024, multiple_of=8, description="Channels of the decoder at its coarsest level.")
     heads: int = Field(4, ge=1, le=16, description="Attention heads.")
     max_tokens: int = Field(0, ge=0, le=512, description="Longest report in tokens; 0: the text encoder's own limit.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> NetworkSettings:
+        if self.width // 2 % self.heads:
+            raise ValueError(f"network.width / 2 = {self.width // 2} channels cannot be dealt to network.heads = {self.heads}")
+        return self
 
 
 class TrainingSettings(Section):

@@ -12,9 +12,9 @@ from typing import Any
 MOST_SITES = 8  # columns that fit a terminal
 
 
-def run_folder(out: Path | None, kind: str) -> Path:
+def run_folder(out: Path | str | None, kind: str) -> Path:
     """The folder the user named, or runs/<kind>-<time>."""
-    return (out or Path("runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().resolve()
+    return Path(out or Path("runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().resolve()
 
 
 class RoundTable:

@@ -256,3 +256,5 @@ def check_update(update: Update, spec: Spec, round: int) -> None:
     for name, value in update.metrics.items():
         if not math.isfinite(value):
             raise UpdateRejected(f"metric '{name}' is {value}.")
+        if value < 0 and name != "loss":
+            raise UpdateRejected(f"metric '{name}' is {value:g}; it must be 0 or above.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,26 @@ class Run:
                     f"{folder} holds a run of another configuration: {_difference(run.config(), config)}. "
                     "Choose another --out, or repeat the command as it was."
                 )
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no run (no config.toml). Choose another --out.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.config_path, config.to_toml())
+        else:
+            write_atomically(run.config_path, config.to_toml())
         return run
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working in this folder meanwhile; a process that dies lets go of it.
+
+        Raises:
+            ConfigError: another process is at work here.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"another process is at work in {self.folder}. Wait for it, or choose another --out.") from None
+            yield
 
     @property
     def config_path(self) -> Path:
@@ -131,16 +148,18 @@ class Run:
         path = self.folder / name
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def keep_splits(self, splits: Mapping[str, Mapping[str, str]]) -> None:
-        """Store site → case → split once; a resumed run must find the same.
+    def keep(self, name: str, value: Mapping[str, Any]) -> None:
+        """Store what a run stands on (splits, digests of the data) once; a resumed run must find the same.
 
         Raises:
-            ConfigError: the folder holds a run over other cases, or over other splits of them.
+            ConfigError: the folder holds a run over other cases.
         """
-        before = self.read_json("splits.json")
-        if before and before != splits:
-            raise ConfigError(f"{self.folder} holds a run over other cases or other splits (splits.json). Choose another --out.")
-        self.write_json("splits.json", splits)
+        before = self.read_json(name)
+        changed = sorted(key for key in {*before, *value} if before.get(key) != value.get(key))
+        if before and changed:
+            raise ConfigError(f"{self.folder} holds a run over other cases ({name}: {', '.join(changed)} differ). Choose another --out.")
+        if not before:
+            self.write_json(name, value)
 
     # --- checkpoints ----------------------------------------------------------------------------
     def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "", keep: int = 0) -> Path:

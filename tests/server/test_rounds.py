@@ -111,6 +111,7 @@ def _older(content: RecordDict) -> RecordDict:
         (_foreign, "serialised as 'numpy.ndarray'"),
         (_heavier, "its weight is 1000000000, but it announced 30"),
         (_older, "it is of round 1, expected round 2"),
+        (lambda content: _metrics(steps=-1)(content), "metric 'steps' is -1"),
     ],
 )
 def test_a_site_that_fails_loses_its_turn_and_the_round_goes_on(tmp_path: Path, twist: Twist, reason: str) -> None:
@@ -143,21 +144,56 @@ def test_a_slow_site_misses_the_deadline(tmp_path: Path) -> None:
     assert_weights(tmp_path / "run", (10 * 0.1 + 30 * 0.2) / 40 + A_ROUND)
 
 
-def test_a_site_that_fails_to_evaluate_is_left_out(tmp_path: Path) -> None:
-    config = settings(federation__rounds=1)
-    sites = Sites(config)
-
-    def spoil(content: RecordDict) -> RecordDict:
-        content[METRICS]["dice_sum"] = float("nan")
+def _metrics(**change: float | str | None) -> Twist:
+    def twist(content: RecordDict) -> RecordDict:
+        for name, value in change.items():
+            if value is None:
+                del content[METRICS][name]
+            else:
+                content[METRICS][name] = value
         return content
 
-    sites.twists["iowa", -1] = spoil
+    return twist
+
+
+def _no_metrics(content: RecordDict) -> RecordDict:
+    del content[METRICS]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("twist", "reason"),
+    [
+        (_metrics(dice_sum=float("nan")), "the evaluation's 'dice_sum' is not finite"),
+        (_metrics(hd95_sum=None), "the evaluation lacks 'hd95_sum'"),
+        (_metrics(dice_image=None), "the evaluation lacks 'dice_image'"),
+        (_no_metrics, "the evaluation lacks 'cases'"),
+        (_metrics(truth=-1.0), "the evaluation's 'truth' is -1, below 0"),
+        (_metrics(cases=60.0), "the evaluation is of 60 cases, but the site announced"),
+        (_metrics(hd95_cases=6.0), "the evaluation's 'hd95_cases' is 6, above the number of cases"),
+        (_metrics(ci95_low=0.1), "the evaluation lacks 'ci95_high'"),
+    ],
+)
+def test_a_site_that_fails_to_evaluate_is_left_out(tmp_path: Path, twist: Twist, reason: str) -> None:
+    config = settings(federation__rounds=1)
+    sites = Sites(config)
+    sites.twists["iowa", -1] = twist
     summary = federate(sites.grid(), config, tmp_path / "run", None)
-    assert [(f["phase"], f["reason"]) for f in summary["faults"]] == [
-        ("val", "the evaluation's 'dice_sum' is not finite"),
-        ("test", "the evaluation's 'dice_sum' is not finite"),
-    ]
+    assert [(fault["phase"], fault["site"]) for fault in summary["faults"]] == [("val", "iowa"), ("test", "iowa")]
+    assert all(reason in fault["reason"] for fault in summary["faults"])
     assert list(summary["final"]["per_site"]) == ["ghent", "hannover"]
+
+
+def test_what_a_site_says_beyond_the_declared_figures_is_dropped(tmp_path: Path) -> None:
+    config = settings(federation__rounds=1)
+    sites, plain = Sites(config), Sites(config)
+    sites.twists["iowa", -1] = _metrics(patient_17_dice=0.1)
+    sites.twists["iowa", 1] = _metrics(patient_17_loss=0.1)
+    summary = federate(sites.grid(), config, tmp_path / "run", None)
+    assert summary["faults"] == []
+    assert summary["final"] == federate(plain.grid(), config, tmp_path / "plain", None)["final"]
+    written = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.json*"))
+    assert "patient_17" not in written
 
 
 def test_too_few_sites_stop_the_run_and_it_can_go_on(tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_no_fitting_site_says_why_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_one_reason_of_many_nodes_is_said_once(tmp_path: Path) -> None:
+    config = settings()
+    sites = Sites(config)
+    sites.hello = {name: {"raise": "no disk"} for name in NAMES}
+    with pytest.raises(FederationError) as raised:
+        federate(sites.grid(), config, tmp_path / "run", None)
+    assert str(raised.value).count("no disk") == 1
+    assert "; node 2, node 3, node 4: the site failed: RuntimeError: no disk" in str(raised.value)
+
+
 def test_a_site_without_training_cases_only_evaluates(tmp_path: Path) -> None:
     config = settings(federation__rounds=1)
     sites = Sites(config)
@@ -173,6 +183,15 @@ def test_a_site_that_joins_and_one_that_leaves(tmp_path: Path) -> None:
         ["ghent", "hannover", "iowa"],
         ["hannover", "iowa"],
     ]
+
+
+def test_a_site_that_comes_back_under_the_same_node_takes_part_again(tmp_path: Path) -> None:
+    config, events = settings(), []
+    grid = Arrivals(Sites(config).app, 3)
+    done = lambda: sum(event["event"] == "round" for event in events)  # noqa: E731
+    grid.present = lambda looks: [[0, 1, 2], [0, 1], [0, 1, 2], [0, 1, 2]][done()]
+    federate(grid, config, tmp_path / "run", events.append)
+    assert [event["completed"] for event in events if event["event"] == "round"] == [[*NAMES], ["ghent", "hannover"], [*NAMES]]
 
 
 @pytest.mark.parametrize("weighting", ["patients", "uniform"])

@@ -79,8 +79,37 @@ def test_repeating_the_command_repeats_no_work_and_changes_no_figure(
 
 def test_a_run_is_not_resumed_with_other_cases(simulated: tuple[Path, dict], folder: Path) -> None:  # type: ignore[type-arg]
     other = write(folder / "other", sites=3, cases=8, seed=2, size=64)
+    before = (simulated[0] / "config.toml").read_text()
     done = tmca("simulate", "--manifest", str(other), "--out", str(simulated[0]), cache=folder / "cache")
     assert done.returncode == 2 and "other cases" in done.stderr and "Traceback" not in done.stderr
+    assert (simulated[0] / "config.toml").read_text() == before
+
+
+def test_a_run_is_not_resumed_with_other_pixels_under_the_same_names(
+    simulated: tuple[Path, dict],  # type: ignore[type-arg]
+    folder: Path,
+) -> None:
+    changed = write(folder / "changed", sites=3, cases=10, seed=1, size=64)
+    mask = next(path for path in sorted((folder / "changed" / "masks").glob("*.png")) if max(Image.open(path).get_flattened_data()))
+    Image.new("L", Image.open(mask).size).save(mask)
+    done = tmca("simulate", "--manifest", str(changed), "--out", str(simulated[0]), cache=folder / "cache")
+    assert done.returncode == 2 and "data.json" in done.stderr
+
+
+def test_nothing_to_be_judged_by_is_said_before_training(folder: Path, manifest: Path) -> None:
+    nothing = ("--out", str(folder / "nothing"), "--set", "data.test_fraction=0")
+    done = tmca("simulate", "--manifest", str(manifest), *nothing, cache=folder / "cache")
+    assert done.returncode == 2 and "no site has a held-out case" in done.stderr
+    assert not (folder / "nothing" / "checkpoints").exists()
+
+
+def test_two_sites_never_share_a_baseline(folder: Path) -> None:
+    manifest = write(folder / "spaces", sites=2, cases=10, seed=1, size=64)
+    text = manifest.read_text().replace(",phantom-00,", ",A B,").replace(",phantom-01,", ",A-B,")
+    manifest.write_text(text)
+    done = tmca("simulate", "--manifest", str(manifest), "--out", str(folder / "spaced"), "--json", cache=folder / "cache")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (folder / "spaced" / "baselines").iterdir()} == {"pooled.json", "local%3AA%20B.json", "local%3AA-B.json"}
 
 
 def test_evaluate_and_predict_use_the_model(simulated: tuple[Path, dict], folder: Path, manifest: Path) -> None:  # type: ignore[type-arg]

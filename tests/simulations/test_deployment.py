@@ -95,7 +95,7 @@ def test_two_hospitals_train_and_converge(processes: Processes, tmp_path: Path) 
             assert time.monotonic() < end, processes.logs()
             time.sleep(0.2)
     for name in hospitals:
-        node = f'manifest="{manifests[name]}" site="{name}" state="{tmp_path / f"state-{name}"}"'
+        node = f'manifest="{manifests[name]}" site="{name}" state="{tmp_path / f"state-{name}"}" cache="{tmp_path / f"cache-{name}"}"'
         command = ("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port()), "--node-config", node)
         processes.start(name, *command)
     app = tmp_path / "app"
@@ -109,7 +109,7 @@ def test_two_hospitals_train_and_converge(processes: Processes, tmp_path: Path) 
     (home / "config.toml").write_text(f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
     values = {
         "data.image_size": 64,
-        "data.cache_dir": str(tmp_path / "cache"),
+        "data.cache_dir": str(tmp_path / "servers-cache"),
         "network.width": 16,
         "network.heads": 2,
         "training.steps": 16,
@@ -134,6 +134,9 @@ def test_two_hospitals_train_and_converge(processes: Processes, tmp_path: Path) 
     assert [site["name"] for site in summary["sites"]] == list(hospitals)
     assert summary["faults"] == [], output
     assert set(summary["final"]["per_site"]) == set(hospitals)
+    # Each hospital's images and token features went where the hospital said, not where the run did.
+    assert not (tmp_path / "servers-cache" / "decoded").exists()
+    assert all(list((tmp_path / f"cache-{name}" / "decoded").iterdir()) for name in hospitals)
     losses = {(event["site"], event["round"]): event["loss"] for event in run.events("site_train")}
     for name in hospitals:
         assert losses[name, ROUNDS] < losses[name, 1], losses

@@ -22,6 +22,7 @@ from tmca_core.training.scores import CaseScore, site_summary
 
 NAMES = ("ghent", "hannover", "iowa")
 CASES = {"ghent": 10, "hannover": 30, "iowa": 60}
+HELD_OUT = {"val": 4, "test": 5}
 ROOT = Path(rounds.__file__).parents[1]
 
 Twist = Callable[[RecordDict], Any]
@@ -71,8 +72,8 @@ class Sites:
             patients=CASES[site] // 2 + 4,
             train_patients=CASES[site] // 2,
             train_cases=CASES[site],
-            val_cases=4,
-            test_cases=5,
+            val_cases=HELD_OUT["val"],
+            test_cases=HELD_OUT["test"],
             skipped=1,
             config=self.config.digest(),
             network=spec_digest(spec_of(shared_state(network))),
@@ -105,9 +106,11 @@ class Sites:
         site = self._site(context)
         self.seen.append((site, {name: to_tensor(name, array).clone() for name, array in message.content[ARRAYS].items()}))
         dice = 0.5 + NAMES.index(site) / 10
-        scores = [CaseScore(f"{i}", f"p{i}", site, 5, 10, 10, dice, 0.3, 2.0, None, None, 0.7, {}) for i in range(4)]
+        split = str(message.content[SETTINGS]["split"])
+        cases = range(HELD_OUT[split])
+        scores = [CaseScore(f"{i}", f"p{i}", site, 5, 10, 10, dice, 0.3, 2.0, None, None, 0.7, {}) for i in cases]
         summary = site_summary(scores, bootstrap=0, seed=0)
-        reply = RecordDict({METRICS: MetricRecord({**summary}), SETTINGS: ConfigRecord({"split": str(message.content[SETTINGS]["split"])})})
+        reply = RecordDict({METRICS: MetricRecord({**summary}), SETTINGS: ConfigRecord({"split": split})})
         twisted = self.twists.get((site, -1), lambda content: content)(reply)
         return Message(twisted, reply_to=message)
 

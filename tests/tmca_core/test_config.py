@@ -34,7 +34,14 @@ def test_unknown_key_is_named_with_the_nearest_known_one() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("data.image_size", 100), ("data.val_fraction", 1.0), ("training.batch_size", 0), ("federation.weighting", "size"), ("seed", -1)],
+    [
+        ("data.image_size", 100),
+        ("data.val_fraction", 1.0),
+        ("training.batch_size", 0),
+        ("federation.weighting", "size"),
+        ("seed", -1),
+        ("network.heads", 3),
+    ],
 )
 def test_out_of_bounds_values_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):

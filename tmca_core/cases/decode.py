@@ -25,7 +25,7 @@ from tmca_core.errors import CaseError, ImageError, ManifestError
 log = logging.getLogger(__name__)
 
 # Part of every cache key. Raise it with any change of what readers, mask rules or resizing give.
-VERSION = 1
+VERSION = 2
 WHOLE_FILE = 8 << 20  # bytes; larger files are identified by size, time of change, and both ends
 END = 1 << 20
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tmca_core.cases.pixels import check_finite, check_size, decoding, kind_of, percentile_window, to_bytes
 from tmca_core.errors import ImageError
@@ -64,7 +64,11 @@ def open_raster(path: Path) -> Image.Image:
         warnings.simplefilter("ignore")  # of odd tags, and of bombs above our own limit; errors are caught below
         with decoding(path, "an image"):
             try:
-                image = Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "MPO"))
+                image = Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF"))
+            except UnidentifiedImageError:  # its text is the path alone
+                raise ImageError(
+                    path, f"{path.name} begins as a PNG, JPEG, BMP or TIFF file, but its header cannot be read: it is truncated or damaged."
+                ) from None
             except Image.DecompressionBombError as error:
                 raise ImageError(path, f"{path.name} is far too large to be a film or slice ({error}); it was not decoded.") from None
             with image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,12 +16,6 @@ from tmca_core.text.findings import parse
 
 # Three patients give a site training, validation and test cases.
 FEWEST_PATIENTS = 3
-
-
-def partition(cases: Sequence[Case], settings: PartitionSettings, *, sizes: Sequence[float] | None, seed: int) -> dict[str, list[Case]]:
-    """The cases of every site, `Case.site` set to its name; see `partition_indices`."""
-    indices = partition_indices(cases, settings, sizes=sizes, seed=seed)
-    return {site: [replace(cases[i], site=site) for i in members] for site, members in indices.items()}
 
 
 def partition_indices(

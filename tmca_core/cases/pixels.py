@@ -37,10 +37,11 @@ def kind_of(path: Path) -> Kind:
         raise ImageError(path, f"{path.name} is an empty file.")
     if size > MAX_BYTES:
         raise ImageError(path, f"{path.name} has {size:,} bytes; a single film or slice has at most {MAX_BYTES:,}.")
-    if head.startswith(_RASTER):
-        return "raster"
+    # First: the 128 bytes before the prefix are free (PS3.10 7.1), and some writers make them a TIFF header.
     if head[128:132] == b"DICM":
         return "dicom"
+    if head.startswith(_RASTER):
+        return "raster"
     if head.startswith(b"\x1f\x8b"):
         head = _unpacked_head(path)
     if is_nifti_header(head):

@@ -29,7 +29,7 @@ class Fuse(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, after, 3, padding=1)
-        self.norm = nn.GroupNorm(max(1, after // 8), after)
+        self.norm = nn.GroupNorm(after // 8 if after % 8 == 0 else 1, after)
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Maps (B, c_i, H, W), Σc_i = before → (B, after, H, W)."""

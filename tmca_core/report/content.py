@@ -98,7 +98,7 @@ def gather(run: Run) -> Content:
     films = load_films(run.folder / "examples", remarks)
     skipped = [
         (str(s.get("site", "")), str(s.get("row", "")), str(s.get("column", "")), str(s.get("reason", "")))
-        for s in objects(summary.get("skipped"))
+        for s in objects(summary.get("skipped_rows"))
     ]
     counts = {str(s["name"]): int(s["skipped"]) for s in objects(summary.get("sites")) if s.get("skipped") and "name" in s}
     toml = run.config_path.read_text(encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from tmca_core.cases.case import CaseTensors
 from tmca_core.cases.decode import default_cache_dir
-from tmca_core.cases.sites import SiteData
+from tmca_core.cases.sites import SiteData, splits_json
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError
 from tmca_core.networks import Network, build_network
@@ -34,10 +36,8 @@ def concatenate(parts: Sequence[CaseTensors]) -> CaseTensors:
 
 def build_pipeline(network: Network, config: Config) -> TextPipeline:
     """The text pipeline of a network, with its cache of token features on disk."""
-    from pathlib import Path
-
     folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-    return TextPipeline(network.text_encoder, folder / "tokens")
+    return TextPipeline(network.text_encoder, folder / "tokens", resolve_device(config.training))
 
 
 def train_arm(
@@ -115,12 +115,32 @@ def _validate(
     return events
 
 
+def keep_data(run: Run, sites: Mapping[str, SiteData]) -> None:
+    """Note in the run's folder which cases it stands on: splits.json (case ids) and data.json (a digest of all content a site).
+
+    Raises:
+        ConfigError: there is no held-out case to judge the model by (said before training, not after), or the folder's run stands
+            on other cases.
+    """
+    if not any(len(site.test) for site in sites.values()):
+        raise ConfigError("no site has a held-out case: raise data.test_fraction, or give the manifest a split column with 'test'.")
+    run.keep("splits.json", splits_json(sites))
+    run.keep("data.json", {name: _content_digest(site) for name, site in sites.items()})
+
+
+def _content_digest(site: SiteData) -> str:
+    digest = hashlib.sha256()
+    for part in (site.train, site.val, site.test):
+        digest.update("\x1f".join(f"{case.case_id}\x1e{case.text}" for case in part.cases).encode())
+        digest.update(part.images.numpy().tobytes())
+        digest.update(part.masks.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def test_scores(network: Network, pipeline: TextPipeline, sites: Mapping[str, SiteData], config: Config) -> list[CaseScore]:
     """Every measure on the held-out cases of `sites`."""
     device = resolve_device(config.training)
     data = [site.test for site in sites.values() if len(site.test)]
-    if not data:
-        raise ConfigError("no site has a held-out case: raise data.test_fraction, or give the manifest a split column with 'test'.")
     return evaluate(network, concatenate(data), pipeline, settings=config.evaluation, device=device)
 
 

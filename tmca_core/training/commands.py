@@ -29,24 +29,25 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train on one machine: all sites pooled, or one alone."""
-    from tmca_core.cases.sites import load_sites, splits_json
+    from tmca_core.cases.sites import load_sites
     from tmca_core.config import load
     from tmca_core.console import RoundTable, run_folder
     from tmca_core.errors import ManifestError
     from tmca_core.report.html import write_report
     from tmca_core.run import Run
-    from tmca_core.training.centralised import train_centralised
+    from tmca_core.training.centralised import keep_data, train_centralised
 
     config = load(config_file, assignments or []).with_values(given({"data.manifest": manifest, "seed": seed}))
-    run = Run.create(run_folder(out, "train"), config)
+    run = Run(run_folder(out or config.simulation.out, "train"))
     sites = load_sites(config)
     if site and site not in sites:
         raise ManifestError(f"no site '{site}' in the manifest; sites: {', '.join(sites)}.")
     chosen = {site: sites[site]} if site else sites
-    run.keep_splits(splits_json(chosen))
-    with RoundTable(config.federation.rounds, quiet=as_json) as table:
+    with run.held(), RoundTable(config.federation.rounds, quiet=as_json) as table:
+        Run.create(run.folder, config)
+        keep_data(run, chosen)
         summary = train_centralised(config, chosen, run, arm=f"local:{site}" if site else "pooled", on_event=table)
-    report = write_report(run)
+        report = write_report(run)
     emit(as_json, summary, f"{headline(summary)}\nreport: {report}")
 
 

@@ -16,6 +16,15 @@ from tmca_core.training.metrics import COUNTERFACTUALS, dice, iou
 
 SiteSummary = dict[str, float]
 
+_COLUMNS = ("dice", "iou", "hd95", "laterality", "floor", "loss", "true", *COUNTERFACTUALS, "sided_true", "sided_swapped")
+_AREAS = ("intersection", "predicted", "truth", "laterality_area", "laterality_wrong")
+_COUNTS = ("laterality_empty", "empty_truth", "empty_predicted", "empty_both")
+ALWAYS = ("cases", "patients", *_AREAS, *_COUNTS, *(f"{name}_{kind}" for name in _COLUMNS for kind in ("sum", "cases")))
+"""Keys that every site summary has. One of a case or more has `dice_image` besides, and may have all of `INTERVAL`."""
+INTERVAL = ("ci95_low", "ci95_high", "dice_se")
+MAY_BE_NEGATIVE = ("loss_sum",)
+"""All other figures of a site summary are 0 or above."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaseScore:
@@ -51,8 +60,8 @@ def site_summary(scores: Sequence[CaseScore], *, bootstrap: int, seed: int) -> S
 
     Keys: `cases`, `patients`; summed areas `intersection`, `predicted`, `truth`; `NAME_sum` and `NAME_cases` of dice, iou,
     hd95, laterality, floor, loss, true and swapped Dice of one-sided reports and the counterfactuals; counts of empty
-    masks; `laterality_wrong` and `laterality_area` in pixels; `dice_image` (mean); with two patients and more,
-    `ci95_low`, `ci95_high` and `dice_se`. A key is absent where it has no meaning.
+    masks; `laterality_wrong` and `laterality_area` in pixels: all of these are `ALWAYS` there. With a case or more,
+    `dice_image` (mean); with two patients and more, `INTERVAL`.
 
     Args:
         scores: of one site; patients are told apart by `patient_id`.

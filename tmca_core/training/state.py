@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tmca_core.errors import WeightsError
-from tmca_core.run import write_atomically
 
 
 @dataclass
@@ -45,27 +43,6 @@ class TrainState:
             {name.removeprefix("average/"): value for name, value in tensors.items() if name.startswith("average/")},
         )
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file; a crash leaves the old file or the new one."""
-        from safetensors.torch import save
-
-        write_atomically(path, save(self.as_tensors()))
-
-    @classmethod
-    def load(cls, path: Path) -> TrainState:
-        """Read what `save` wrote.
-
-        Raises:
-            WeightsError: missing or damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return cls.from_tensors(load_file(str(path)))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise WeightsError(f"cannot read the training state {path}: {error}. Delete it to start afresh.") from None
-
 
 def capture(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, average: dict[str, Tensor]) -> TrainState:
     """The state of an optimiser, tensors by reference."""
@@ -90,7 +67,7 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainSt
         if first.shape != parameter.shape:
             raise WeightsError(f"training state of '{name}' is {tuple(first.shape)}, the parameter is {tuple(parameter.shape)}.")
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(state.step)),
+            "step": torch.tensor(float(state.step), device=parameter.device),  # fused AdamW wants it there
             "exp_avg": first.clone().to(parameter.device),
             "exp_avg_sq": second.clone().to(parameter.device),
         }

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tmca_core.cases import commands
+from tmca_core.cases.phantom import image_only_ceiling
 from tmca_core.cli import main
+from tmca_core.config import PhantomSettings
 
 
 def manifest(folder: Path, *, bad: bool = False, laterality: str = "") -> Path:
@@ -88,8 +91,20 @@ def test_phantom_passes_its_own_check(tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, _ = run(capsys, "phantom", tmp_path / "p", "--sites", 2, "--cases", 12, "--size", 64, "--json")
     written = json.loads(out)
     assert code == 0 and written["cases"] == 24 and written["skipped"] == 0
+    measured = image_only_ceiling(PhantomSettings(sites=2, cases=12), size=64)
+    assert written["image_only_ceiling"] == {"best": measured.best, "union": measured.union}
     code, out, _ = run(capsys, "check", written["manifest"], "--json", "--size", 64)
     assert code == 0 and len(json.loads(out)["sites"]) == 2
+
+
+def test_phantom_says_what_the_image_alone_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "CEILING_CASES", 20)  # of 30
+    code, out, _ = run(capsys, "phantom", tmp_path / "p", "--sites", 3, "--cases", 10, "--size", 32, "--seed", 4, "--shift", 0)
+    measured = image_only_ceiling(PhantomSettings(sites=3, cases=6, seed=4, shift=0.0), size=32)
+    last = out.strip().splitlines()[-1]
+    assert code == 0 and f"can reach here: {measured.best:.2f};" in last and f"give {measured.union:.2f} (18 cases)" in last
 
 
 @pytest.mark.parametrize("layout", ["lvit", "languide", "sgseg", "prolearn"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -256,3 +257,13 @@ def test_dicom_seg(tmp_path: Path) -> None:
         read_mask(segmentation(tmp_path / "two.dcm", two), (16, 16))
     with pytest.raises(ImageError, match="FRACTIONAL segmentation"):
         read_mask(segmentation(tmp_path / "soft.dcm", mask.astype(np.float32) * 0.5, "FRACTIONAL"), (16, 16))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("CT_small.dcm", (128, 128)), ("MR_small.dcm", (64, 64))])
+def test_a_preamble_that_is_a_tiff_header_is_still_dicom(name: str, shape: tuple[int, int]) -> None:
+    path = Path(str(get_testdata_file(name)))
+    assert path.read_bytes()[:4] == b"II*\x00"  # PS3.10 7.1 leaves the preamble free
+    pixels = read_image(path, 1)
+    assert pixels.shape == shape and pixels.max() - pixels.min() > 100
+    stored = pydicom.dcmread(path).pixel_array.ravel().astype(float)
+    assert np.corrcoef(pixels.ravel(), stored)[0, 1] > 0.9

@@ -113,6 +113,9 @@ def test_several_pages_are_refused(tmp_path: Path) -> None:
         ("large.png", png_header(8001, 8001), "8001 × 8001 pixels, more than the 64 million allowed; it was not decoded"),
         ("zero.png", png_header(0, 5), "truncated or damaged|0 × 5"),
         ("short.png", png_header(50, 50, b"\x00" * 10), "truncated or damaged"),
+        ("head.png", b"\x89PNG\r\n\x1a\nxx", "begins as a PNG, JPEG, BMP or TIFF file, but its header cannot be read"),
+        ("head.jpg", b"\xff\xd8\xff" + b"z" * 50, "begins as a PNG, JPEG, BMP or TIFF file, but its header cannot be read"),
+        ("head.tif", b"II*\x00" + b"\xff" * 100, "begins as a PNG, JPEG, BMP or TIFF file, but its header cannot be read"),
         (
             "bomb.jpg",
             b"\xff\xd8\xff\xc0\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00",
@@ -128,6 +131,13 @@ def test_broken_files_and_bombs(tmp_path: Path, name: str, content: bytes | None
         read_image(tmp_path / name, 1)
     assert name in caught.value.reason and str(tmp_path) not in caught.value.reason
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB: nothing was unpacked
+
+
+def test_the_first_picture_of_a_camera_jpeg_counts(tmp_path: Path) -> None:
+    """MPO: a JPEG with a second picture behind it, as cameras write it."""
+    second = Image.fromarray(255 - RAMP)
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
+    assert np.abs(read_image(tmp_path / "a.jpg", 1).astype(int) - RAMP).max() <= 4
 
 
 def test_text_chunk_bomb(tmp_path: Path) -> None:

@@ -271,3 +271,26 @@ def test_a_mask_is_empty_exactly_on_negative_films(seed, index):
     _, films = plan_site(wanted, index)
     masks = next(iter(generate(wanted, size=64, only=[index]).values())).masks
     assert [bool(mask.any()) for mask in masks] == [bool(film.opacities) for film in films]
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.9, 2.5])
+def test_shifted_sums_agree_with_a_convolution(sigma):
+    image = torch.rand((3, 40, 40), generator=torch.Generator().manual_seed(0))
+    reach = max(1, int(np.ceil(3 * sigma)))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    square = torch.outer(kernel, kernel) / kernel.sum() ** 2
+    padded = functional.pad(image[:, None], (reach,) * 4, mode="replicate")
+    slow = functional.conv2d(padded, square[None, None])[:, 0]
+    assert torch.allclose(scanner.blurred(image, sigma), slow, atol=1e-6)
+    means = functional.avg_pool2d(image[:, None], 3, stride=1)[:, 0]
+    assert torch.allclose(scanner.separable(image, (1 / 3, 1 / 3)), means, atol=1e-6)
+
+
+def test_the_union_takes_the_named_or_all():
+    masks = torch.zeros((1, MOST, 2, 2), dtype=torch.bool)
+    masks[0, 0, 0, 0] = masks[0, 1, 1, 1] = True
+    _, films = plan_site(PhantomSettings(cases=40, seed=1), 0)
+    some = next(film.opacities for film in films if len(film.opacities) == 2)
+    pair = [[replace(some[0], named=False), replace(some[1], named=True)]]
+    assert lesions.union(masks, pair, named_only=True).tolist() == [[[[0, 0], [0, 1]]]]
+    assert lesions.union(masks, pair, named_only=False).tolist() == [[[[1, 0], [0, 1]]]]

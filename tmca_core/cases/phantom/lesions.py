@@ -215,8 +215,9 @@ def _box(p: Parameters, opacity: Opacity) -> Box:
 
 def union(masks: Tensor, films: Sequence[Sequence[Opacity]], named_only: bool) -> Tensor:
     """(B, 1, S, S) uint8 union of each film's opacities, all of them or the named ones."""
-    chosen = torch.zeros(masks.shape[:2], dtype=torch.bool)
+    whole = torch.zeros((len(masks), 1, *masks.shape[2:]), dtype=torch.uint8)
     for b, opacities in enumerate(films):
         for k, opacity in enumerate(opacities):
-            chosen[b, k] = opacity.named or not named_only
-    return (masks & chosen[:, :, None, None]).any(1, keepdim=True).to(torch.uint8)
+            if opacity.named or not named_only:
+                whole[b, 0] |= masks[b, k]
+    return whole
