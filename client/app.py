@@ -14,7 +14,8 @@ from client.node import disclosed
 if TYPE_CHECKING:
     from tmca_core.config import Config
 
-log = logging.getLogger(__name__)
+# Below Flower's own logger, so that FLWR_LOG_LEVEL=DEBUG at the site shows the tracebacks too.
+log = logging.getLogger(f"flwr.{__name__}")
 
 
 def make_app(config: Config | None = None) -> ClientApp:

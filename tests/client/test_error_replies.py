@@ -69,7 +69,7 @@ ERRORS = [
 def test_a_hospital_says_no_more_than_the_kind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
     caplog.set_level(logging.INFO)
     assert reason(monkeypatch, error, HOSPITAL) == f"{type(error).__name__}: details are in the site's own log"
-    (record,) = [record for record in caplog.records if record.name == "client.app"]
+    (record,) = [record for record in caplog.records if record.name == "flwr.client.app"]
     assert record.levelno == logging.ERROR
     assert "DOE-JANE" in record.getMessage()
     assert "\n" not in record.getMessage()

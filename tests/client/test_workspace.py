@@ -37,7 +37,9 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_a_simulation_needs_one_node_a_site(nodes: int) -> None:
-    with pytest.raises(ConfigError, match=rf'{nodes} simulated nodes?, but the data have 3 sites: .*--federation-config "num-supernodes=3"'):
+    with pytest.raises(
+        ConfigError, match=rf'{nodes} simulated nodes?, but the data have 3 sites: .*--federation-config "num-supernodes=3"'
+    ):
         open_site(tiny(), {"partition-id": 0, "num-partitions": nodes})
 
 

@@ -166,9 +166,7 @@ def test_sites_that_no_node_serves_stop_the_run(app: Path, environment: dict[str
     values = {**VALUES, "federation.min_sites": 1, "data.cache_dir": str(tmp_path / "cache"), "simulation.out": str(tmp_path / "half")}
     command = ["run", ".", "--stream", "--run-config", run_config(values)]
     start = time.monotonic()
-    done = subprocess.run(
-        [str(BIN / "flwr"), *command], cwd=app, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([str(BIN / "flwr"), *command], cwd=app, env=environment, capture_output=True, text=True, timeout=300, check=False)
     output = done.stdout + done.stderr
     assert '--federation-config "num-supernodes=3"' in output, output
     assert "the run stopped: 0 sites can train" in output, output

@@ -53,14 +53,19 @@ def train(
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints/round-NNN.")],
-    manifest: Annotated[Path, typer.Option("--manifest", help="Table of cases with masks; all of them are evaluated.")],
+    manifest: Annotated[Path, typer.Option("--manifest", help="Table of cases with masks.")],
     out: Annotated[Path, typer.Option(help="Folder for evaluation.json and cases.csv.")],
+    split: Annotated[
+        Literal["auto", "test", "val", "train", "all"],
+        typer.Option(help="Cases to evaluate; auto: the manifest's test rows, else those that the run did not train on, else all."),
+    ] = "auto",
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained model on the cases of a manifest."""
     import csv
     import json
+    import sys
 
     from tmca_core.cases.check import resolve_laterality
     from tmca_core.cases.decode import decode, default_cache_dir
@@ -69,6 +74,7 @@ def evaluate(
     from tmca_core.training.device import resolve_device
     from tmca_core.training.evaluation import evaluate as measure
     from tmca_core.training.evaluation import summarise
+    from tmca_core.training.selection import select_cases, splits_of_run
 
     config, network, pipeline = load_model(checkpoint, assignments or [])
     settings = config.data
@@ -77,11 +83,15 @@ def evaluate(
     cache = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     data, skipped = decode(masked, size=settings.image_size, channels=settings.channels, cache_dir=cache, on_bad_case=settings.on_bad_case)
     data = resolve_laterality(table, data, laterality=settings.laterality, trust=settings.trust_laterality)
+    # Chosen only now: the side convention is measured on all cases, as for training.
+    chosen = select_cases(data.cases, splits_of_run(checkpoint), split)
+    data = data.subset(chosen.indices)
     scores = measure(network, data, pipeline, settings=config.evaluation, device=resolve_device(config.training))
     bad = [*table.skipped, *skipped]
     summary = {
         **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed),
         "cases": len(scores),
+        "split": dict(chosen.counts),
         "without_mask": len(table.cases) - len(masked),
         "skipped": [{"row": s.row, "column": s.column, "reason": s.reason} for s in bad],
     }
@@ -94,7 +104,9 @@ def evaluate(
             row = [s.case_id, s.patient_id, s.site, s.dice, s.iou, s.hd95, s.laterality_error, s.counterfactual.get("swapped")]
             writer.writerow(row)
     skips = "".join(f"\nskipped row {s.row}, column '{s.column}': {s.reason}" for s in bad)
-    emit(as_json, summary, f"{headline(summary)}{skips}\nwritten: {out / 'evaluation.json'}, {out / 'cases.csv'}")
+    if chosen.warning:
+        print(chosen.warning, file=sys.stderr)
+    emit(as_json, summary, f"{headline(summary)}\n{chosen.line}{skips}\nwritten: {out / 'evaluation.json'}, {out / 'cases.csv'}")
 
 
 def predict(
@@ -107,27 +119,33 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Segment one image as its report says."""
+    import math
+
     import numpy as np
     import torch
     from PIL import Image
 
     from tmca_core.cases.images import read_image
+    from tmca_core.cases.manifest import in_patient_sides
+    from tmca_core.cases.resize import resize_image
+    from tmca_core.errors import ConfigError
     from tmca_core.text.findings import parse
-    from tmca_core.text.sides import swap_sides
     from tmca_core.training.batches import prepare_images
     from tmca_core.training.device import resolve_device
+    from tmca_core.training.evaluation import inference
 
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: the mask is written as PNG; give a name that ends in .png.")
     config, network, pipeline = load_model(checkpoint, assignments or [])
     device = resolve_device(config.training)
     pixels = read_image(image, config.data.channels)
-    size = config.data.image_size
-    small = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX if min(pixels.shape[:2]) > size else 2))
-    tensor = torch.from_numpy(small.copy()).reshape(1, size, size, -1).permute(0, 3, 1, 2)
-    text = swap_sides(report) if laterality == "image" else report
-    with torch.inference_mode():
-        logits = network.eval()(prepare_images(tensor).to(device), pipeline.encode([text]).to(device)).logits
+    size, threshold = config.data.image_size, config.evaluation.threshold
+    tensor = torch.from_numpy(resize_image(pixels, size)).reshape(1, size, size, -1).permute(0, 3, 1, 2)
+    text = in_patient_sides(report, laterality)
+    with inference(network):
+        logits = network(prepare_images(tensor.to(device)), pipeline.encode([text]).to(device)).logits
         logits = torch.nn.functional.interpolate(logits.float(), size=pixels.shape[:2], mode="bilinear", align_corners=False)
-    mask = (torch.sigmoid(logits[0, 0]) > config.evaluation.threshold).cpu().numpy()
+    mask = (logits[0, 0] > math.log(threshold / (1 - threshold))).cpu().numpy()
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask.astype(np.uint8) * 255).save(out)
     result = {"mask": str(out), "height": mask.shape[0], "width": mask.shape[1], "area_share": float(mask.mean()), "side": parse(text).side}

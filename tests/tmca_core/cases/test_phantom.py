@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from tmca_core.cases.case import ZONES
-from tmca_core.cases.phantom import anatomy, generate, image_only_ceiling
+from tmca_core.cases.phantom import anatomy, generate, image_only_ceiling, lesions, scanner
 from tmca_core.cases.phantom.ceiling import dice
 from tmca_core.cases.phantom.films import plan_site, render
 from tmca_core.cases.phantom.lesions import COUNTS, MOST, target_prior
