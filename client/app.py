@@ -47,13 +47,17 @@ def make_app(config: Config | None = None) -> ClientApp:
 def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
     """Open the site and let it answer. An error becomes a reply of one line: Flower would send its whole text."""
     try:
-        from client.site import assess, say_hello, train
-        from client.workspace import open_site
+        from client.site import assess, no_hello, place_of, say_hello, train
+        from client.workspace import open_site, places
         from tmca_core.config import parse
 
-        site = open_site(config if config is not None else parse(context.run_config), context.node_config)
+        settings, node = config if config is not None else parse(context.run_config), context.node_config
+        served = places(settings, node)
+        if kind == "query" and not served:
+            return Message(no_hello(), reply_to=message)
+        site = open_site(settings, node, place_of(message.content))
         content = {
-            "query": lambda: say_hello(site),
+            "query": lambda: say_hello(site, served),
             "train": lambda: train(site, message.content),
             "evaluate": lambda: assess(site, message.content),
         }

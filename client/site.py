@@ -17,6 +17,8 @@ from tmca_core.losses import LOSSES
 from tmca_core.messages import (
     ARRAYS,
     METRICS,
+    PLACE,
+    PLACES,
     SETTINGS,
     ByReference,
     Hello,
@@ -37,8 +39,18 @@ class TensorArray(ByReference, Array):  # type: ignore[override]
     __qualname__ = "Array"
 
 
-def say_hello(site: Site) -> RecordDict:
-    """Name, counts and digests (`Hello`)."""
+def place_of(content: RecordDict) -> int:
+    """Which of its sites a node is asked for; 0 where the message does not say."""
+    return _integer(content, PLACE) if _field(content, PLACE) is not None else 0
+
+
+def no_hello() -> RecordDict:
+    """The answer of a simulated node for which no site is left."""
+    return RecordDict({SETTINGS: ConfigRecord({PLACES: 0})})
+
+
+def say_hello(site: Site, places: int = 1) -> RecordDict:
+    """Name, counts and digests (`Hello`), and how many sites this node serves."""
     data, workspace = site.data, site.workspace
     hello = Hello(
         site=site.name,
@@ -53,7 +65,7 @@ def say_hello(site: Site) -> RecordDict:
         frozen=workspace.frozen,
         code=source_digest(code_root()),
     )
-    return RecordDict({SETTINGS: ConfigRecord({**hello.as_values()})})
+    return RecordDict({SETTINGS: ConfigRecord({**hello.as_values(), PLACES: places})})
 
 
 def train(site: Site, content: RecordDict) -> RecordDict:

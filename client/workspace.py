@@ -77,20 +77,34 @@ def open_workspace(config: Config) -> Workspace:
     return Workspace(config, network, pipeline, device, shared_state(network), personal, initial, frozen_digest(network))
 
 
-def open_site(config: Config, node: Mapping[str, Any]) -> Site:
-    """The site that a node serves.
+def places(config: Config, node: Mapping[str, Any]) -> int:
+    """How many sites a node serves: a hospital's node its own; node k of n in a simulation the sites k, k + n, k + 2n, …
+
+    So the number of simulated nodes, which `flwr run` sets (to 2 unless told otherwise), does not change the federation.
+    """
+    if not simulated(node):
+        return 1
+    return len(range(int(node["partition-id"]), _site_count(config), _node_count(config, node)))
+
+
+def _node_count(config: Config, node: Mapping[str, Any]) -> int:
+    return int(node.get("num-partitions", 0)) or _site_count(config)
+
+
+def open_site(config: Config, node: Mapping[str, Any], place: int = 0) -> Site:
+    """The site that a node serves; of several, the one at `place`.
 
     A deployed node says so in its node-config: `manifest="/data/m.csv"`, where several sites share that manifest also
     `site="name"`, and optionally `state="/folder"`, `cache="/folder"` and `allow-download=true`; the run-config, which is the
     server's, decides none of these. A node of a simulation has a `partition-id` instead.
 
     Raises:
-        ConfigError: the node-config says neither, or names no site of the manifest, or a simulation has not one node a site.
+        ConfigError: the node-config says neither, or names no site of the manifest, or there is none at `place`.
         PolicyRefusal: the run wants to download and the node does not allow it.
     """
-    if simulated(node):
-        _check_nodes(config, node)
-    else:
+    if not 0 <= place < max(1, places(config, node)):
+        raise ConfigError(f"this node serves {places(config, node)} sites, and was asked for number {place}.")
+    if not simulated(node):
         config = _own_settings(config, node)
     workspace = open_workspace(config)
     if "manifest" in node:
@@ -98,23 +112,13 @@ def open_site(config: Config, node: Mapping[str, Any]) -> Site:
         if key not in workspace.sites:
             workspace.sites[key] = _own_data(config, str(node["manifest"]), str(node.get("site", "")))
     elif "partition-id" in node:
-        key = int(node["partition-id"])
+        key = int(node["partition-id"]) + place * _node_count(config, node)
         if key not in workspace.sites:
             workspace.sites.update(_simulated_data(config, key))
     else:
         raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     data = workspace.sites[key]
     return Site(data.name, data, _state_folder(config, node), workspace)
-
-
-def _check_nodes(config: Config, node: Mapping[str, Any]) -> None:
-    """One node a site, no more and no fewer: sites that nobody serves would be missing without a word."""
-    nodes, sites = int(node.get("num-partitions", 0)), _site_count(config)
-    if nodes and nodes != sites:
-        raise ConfigError(
-            f"there {'is 1 simulated node' if nodes == 1 else f'are {nodes} simulated nodes'}, but the data have {sites} sites: "
-            f'pass --federation-config "num-supernodes={sites}" to flwr run.'
-        )
 
 
 @lru_cache(maxsize=1)

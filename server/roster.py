@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.serverapp import Grid
 
 from server.exchange import TOO_LATE, exchange, request
 from tmca_core.config import Config
 from tmca_core.errors import FederationError
-from tmca_core.messages import QUERY, SETTINGS, Hello
+from tmca_core.messages import PLACE, PLACES, QUERY, SETTINGS, Hello
 from tmca_core.seeds import numpy_rng
 
 log = logging.getLogger(__name__)
+
+# A node that claims to serve more sites than this is asked for no more.
+MOST_PLACES = 100_000
 
 OnRefusal = Callable[[str, str], None]
 
@@ -32,13 +36,17 @@ class Identity:
 
 @dataclass
 class Roster:
-    """Sites that said hello and fit, by name. Node ids are random in every run; names are not."""
+    """Sites that said hello and fit, by name. Node ids are random in every run; names are not.
+
+    Attributes:
+        nodes: site → (node id, which of the sites that this node serves).
+    """
 
     identity: Identity
     config: Config
     refused: OnRefusal
     hellos: dict[str, Hello] = field(default_factory=dict)
-    nodes: dict[str, int] = field(default_factory=dict)
+    nodes: dict[str, tuple[int, int]] = field(default_factory=dict)
     _asked: set[int] = field(default_factory=set)
 
     def gather(self, grid: Grid, settle: float) -> None:
@@ -70,31 +78,50 @@ class Roster:
     def refresh(self, grid: Grid, seconds: float) -> dict[str, str]:
         """Ask nodes that were not asked before, and forget nodes that have gone, so that they may come back; returns refusals by node."""
         present = set(grid.get_node_ids())
-        for site in [site for site, node in self.nodes.items() if node not in present]:
+        for site in [site for site, (node, _) in self.nodes.items() if node not in present]:
             log.warning("site '%s' has left.", site)
             del self.nodes[site], self.hellos[site]
         self._asked &= present  # a SuperNode that is started again may have the same id
         new = sorted(present - self._asked)
         self._asked |= set(new)
-        asked = {f"node {node}": request(QUERY, node, None, {"config": self.identity.config}, "0") for node in new}
         problems: dict[str, str] = {}
-        for answer in exchange(grid, asked, poll=self.config.federation.poll, seconds=seconds):
-            node = int(answer.site.removeprefix("node "))
+        asking = [(node, 0) for node in new]
+        while asking:
+            asking = self._ask(grid, asking, seconds, problems)
+        return problems
+
+    def _ask(self, grid: Grid, asking: list[tuple[int, int]], seconds: float, problems: dict[str, str]) -> list[tuple[int, int]]:
+        """Say hello to (node, place) pairs and note who answers; returns the further places of nodes that serve several sites."""
+        addresses = {f"node {node}" + (f", site {place}" if place else ""): (node, place) for node, place in asking}
+        messages = {
+            name: request(QUERY, node, None, {"config": self.identity.config, PLACE: place}, "0")
+            for name, (node, place) in addresses.items()
+        }
+        further: list[tuple[int, int]] = []
+        for answer in exchange(grid, messages, poll=self.config.federation.poll, seconds=seconds):
+            node, place = addresses[answer.site]
             name, reason = answer.site, answer.failure
             if answer.content is not None:
+                values: Mapping[str, Any] = answer.content.config_records.get(SETTINGS, {})
+                places = values.get(PLACES, 1)
+                if places == 0:
+                    log.info("node %d is one more than there are sites.", node)
+                    continue
                 try:
-                    hello = Hello.from_values(answer.content.config_records.get(SETTINGS, {}))
+                    hello = Hello.from_values(values)
                     name, reason = hello.site, self._mismatch(hello)
                     if not reason:
-                        self.hellos[hello.site], self.nodes[hello.site] = hello, node
+                        self.hellos[hello.site], self.nodes[hello.site] = hello, (node, place)
                 except FederationError as error:
                     reason = str(error)
+                if not place and isinstance(places, int):
+                    further += [(node, other) for other in range(1, min(places, MOST_PLACES))]
             if answer.failure.startswith(TOO_LATE):
                 self._asked.discard(node)  # asked again before the next round
             if reason:
                 problems[name] = reason
                 self.refused(name, reason)
-        return problems
+        return further
 
     def trainers(self) -> list[str]:
         """Names of sites with something to train on, sorted."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from tmca_core.messages import (
     ARRAYS,
     EVALUATE,
     METRICS,
+    PLACE,
     SETTINGS,
     TRAIN,
     Update,
@@ -111,7 +113,7 @@ class Federation:
         arrays = pack(self.average or self.weights)
         holders = self.roster.holders(split)
         settings: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
-        requests = {site: request(EVALUATE, self.roster.nodes[site], arrays, settings, f"{self.round}-{split}") for site in holders}
+        requests = {site: self._request(EVALUATE, site, arrays, settings, f"{self.round}-{split}") for site in holders}
         found: dict[str, SiteSummary] = {}
         for answer in exchange(self.grid, requests, poll=self.config.federation.poll, seconds=self.config.federation.deadline):
             summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}))
@@ -137,7 +139,7 @@ class Federation:
         arrays = pack(self.weights)
         fields: dict[str, str | int] = {"round": self.round, "run": self.progress.run}
         cohort = self.roster.cohort(self.round)
-        requests = {site: request(TRAIN, self.roster.nodes[site], arrays, fields, str(self.round)) for site in cohort}
+        requests = {site: self._request(TRAIN, site, arrays, fields, str(self.round)) for site in cohort}
         down = sent_bytes(next(iter(requests.values()))) if requests else 0
         completed: dict[str, int] = {}
         failed: dict[str, str] = {}
@@ -176,6 +178,10 @@ class Federation:
         self.progress.add_seconds("communication", max(0.0, wall - folding - busy))
         self.progress.add_seconds("aggregation", folding + time.perf_counter() - start)
         return sorted(completed), dict(sorted(failed.items()))
+
+    def _request(self, kind: str, site: str, arrays: ArrayRecord, settings: Mapping[str, str | int], group: str) -> Message:
+        node, place = self.roster.nodes[site]
+        return request(kind, node, arrays, {**settings, PLACE: place}, group)
 
     def _checked(self, site: str, content: Any) -> Update:
         arrays, metrics = content.array_records.get(ARRAYS), content.metric_records.get(METRICS)

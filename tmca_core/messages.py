@@ -27,6 +27,8 @@ from tmca_core.errors import FederationError, UpdateRejected
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
 ARRAYS, METRICS, SETTINGS = "arrays", "metrics", "settings"
+# A node may serve several sites: how many, and which of them a message is for.
+PLACES, PLACE = "places", "place"
 TRAIN_METRICS = ("loss", "steps", "cases", "seconds")
 RAW = "tmca.raw"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.workspace import open_site, open_workspace
+from client.workspace import open_site, open_workspace, places
 from tmca_core.cases.phantom import write
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, PolicyRefusal
@@ -35,18 +35,18 @@ def manifest(tmp_path: Path) -> Path:
     return write(tmp_path / "hospital", sites=1, cases=8, seed=1, size=32)
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 4])
-def test_a_simulation_needs_one_node_a_site(nodes: int) -> None:
-    with pytest.raises(
-        ConfigError, match=rf'{nodes} simulated nodes?, but the data have 3 sites: .*--federation-config "num-supernodes=3"'
-    ):
-        open_site(tiny(), {"partition-id": 0, "num-partitions": nodes})
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5])
+def test_whatever_the_number_of_nodes_every_site_is_served_once(nodes: int) -> None:
+    served = []
+    for node in ({"partition-id": k, "num-partitions": nodes} for k in range(nodes)):
+        served += [open_site(tiny(), node, place).name for place in range(places(tiny(), node))]
+    assert sorted(served) == ["phantom-00", "phantom-01", "phantom-02"]
 
 
-def test_the_number_of_nodes_is_looked_at_although_the_site_is_loaded() -> None:
-    assert open_site(tiny(), {"partition-id": 1, "num-partitions": 3}).name == "phantom-01"
-    with pytest.raises(ConfigError, match="num-supernodes=3"):
-        open_site(tiny(), {"partition-id": 1, "num-partitions": 2})
+def test_a_site_that_a_node_does_not_serve_is_refused() -> None:
+    for place in (-1, 2):
+        with pytest.raises(ConfigError, match="serves 2 sites"):
+            open_site(tiny(), {"partition-id": 0, "num-partitions": 2}, place)
 
 
 def test_the_run_does_not_choose_a_hospitals_folders(manifest: Path, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_three_rounds_by_hand(tmp_path: Path) -> None:
     assert summary["final"]["worst_site"] == "ghent"
     assert summary["faults"] == []
     assert summary["resumed_from"] is None
-    # 4 floats, the names "a" and "b"; round 5 + 8, run 3 + 12; weight 6 + 8; loss, steps, cases, seconds 4 + 5 + 5 + 7 + 4·8
-    assert summary["bytes"] == {"up_per_site_round": 18 + 13 + 14 + 53, "down_per_site_round": 18 + 13 + 15, "full_state": 28}
+    # 4 floats, the names "a" and "b"; round 5 + 8, run 3 + 12, place 5 + 8; weight 6 + 8; loss, steps, cases, seconds 4 + 5 + 5 + 7 + 4·8
+    assert summary["bytes"] == {"up_per_site_round": 18 + 13 + 14 + 53, "down_per_site_round": 18 + 13 + 15 + 13, "full_state": 28}
     assert set(summary["seconds"]) == {"total", "training", "communication", "aggregation", "evaluation"}
     assert summary["seconds"]["training"] == pytest.approx(0.09)
     assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == events

@@ -105,7 +105,8 @@ def phantom(
 
     manifest = write(directory, sites=sites, cases=cases, seed=seed, size=size, shift=shift)
     # A second or so at most: the Dice of whole opacities hardly depends on the size of the films, nor on more cases.
-    some = PhantomSettings(sites=min(sites, CEILING_CASES), cases=min(cases, max(1, CEILING_CASES // sites)), seed=seed, shift=shift)
+    fewer = min(sites, CEILING_CASES // 4)  # a site has at least four cases
+    some = PhantomSettings(sites=fewer, cases=min(cases, CEILING_CASES // fewer), seed=seed, shift=shift)
     ceiling = image_only_ceiling(some, size=min(size, CEILING_SIZE))
     said = (
         f"Mean Dice that an image-only network can reach here: {ceiling.best:.2f}; all opacities, named or not, give {ceiling.union:.2f} "

@@ -105,8 +105,8 @@ def select_cases(cases: Sequence[Case], known: Mapping[str, str] | None, wanted:
         chosen = [i for i, case in enumerate(cases) if case.patient_id not in patients]
     if not chosen:
         there = ", ".join(f"{number} {name or 'of no known split'}" for name, number in sorted(Counter(split).items()))
-        asked = "unseen or test" if wanted == "auto" else wanted
-        raise ManifestError(f"none of the {len(cases)} cases with a mask is a {asked} case ({there}). Choose others: --split all.")
+        asked = "an unseen or test" if wanted == "auto" else f"a {wanted}"
+        raise ManifestError(f"none of the {len(cases)} cases with a mask is {asked} case ({there}). Choose others: --split all.")
     found = Counter(split[i] or "none" for i in chosen)
     seen = sum(cases[i].patient_id in patients for i in chosen)
     counts = {name: found[name] for name in ("train", "val", "test", "none")}

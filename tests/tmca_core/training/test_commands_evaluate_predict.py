@@ -78,7 +78,9 @@ def evaluated(folder: Path) -> str:
 
 def test_by_default_what_the_run_learned_from_is_left_out(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     table = manifest(tmp_path)
-    code, out, err = tmca(capsys, "evaluate", run.folder / "checkpoints" / "round-001", "--manifest", table, "--out", tmp_path / "e", "--json")
+    code, out, err = tmca(
+        capsys, "evaluate", run.folder / "checkpoints" / "round-001", "--manifest", table, "--out", tmp_path / "e", "--json"
+    )
     assert code == 0 and "warning" not in err
     assert evaluated(tmp_path / "e") == "def"  # its test case, and two that it never met
     summary = json.loads(out)
@@ -122,7 +124,7 @@ def test_a_run_that_keeps_no_splits_is_measured_on_all_and_says_that_it_cannot_t
 def test_nothing_to_evaluate_is_a_mistake_that_names_the_way_out(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     table = manifest(tmp_path, ids="abc")
     code, _, err = tmca(capsys, "evaluate", run.folder, "--manifest", table, "--out", tmp_path / "e")
-    assert code == 2 and "none of the 3 cases with a mask is a unseen or test case (2 train, 1 val)" in err and "--split all" in err
+    assert code == 2 and "none of the 3 cases with a mask is an unseen or test case (2 train, 1 val)" in err and "--split all" in err
     assert not (tmp_path / "e").exists()
     (run.folder / "splits.json").write_text("[]")
     with pytest.raises(WeightsError, match="is unknown"):
