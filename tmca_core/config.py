@@ -207,6 +207,8 @@ def parse(values: Mapping[str, Any]) -> Config:
 def load(path: Path | None = None, assignments: Iterable[str] = ()) -> Config:
     """Config from a TOML file and `a.b=c` assignments, the latter winning.
 
+    Paths of files come out absolute: those in the TOML file are relative to its folder, assigned ones to the working directory.
+
     Raises:
         ConfigError: the file cannot be read, or a setting is wrong.
     """
@@ -216,13 +218,24 @@ def load(path: Path | None = None, assignments: Iterable[str] = ()) -> Config:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}.") from None
-    flat: dict[str, Any] = dict(_flatten(values))
+    flat: dict[str, Any] = _absolute(_flatten(values), path.parent if path else Path())
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set takes key=value, got '{assignment}'.")
-        flat[key.strip()] = _scalar(text.strip())
+        flat |= _absolute({key.strip(): _scalar(text.strip())}, Path())
     return parse(flat)
+
+
+def _absolute(flat: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Settings that name a file, made absolute; `package` is none."""
+    files = {"data.manifest", "network.image_weights"}
+    return {
+        key: str((base / Path(value).expanduser()).resolve())
+        if key in files and isinstance(value, str) and value not in ("", "package")
+        else value
+        for key, value in flat.items()
+    }
 
 
 def _scalar(text: str) -> Scalar:

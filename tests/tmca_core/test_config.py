@@ -83,3 +83,13 @@ def test_parse_accepts_or_refuses_but_never_crashes(values: dict[str, object]) -
         assert isinstance(parse(values), Config)
     except ConfigError as error:
         assert str(error)
+
+
+def test_a_file_is_looked_for_beside_the_configuration_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "c.toml").write_text('[data]\nmanifest = "cases.csv"\n[network]\nimage_weights = "package"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load(Path("study/c.toml"))
+    assert config.data.manifest == str(tmp_path / "study" / "cases.csv")
+    assert config.network.image_weights == "package"
+    assert load(None, ["data.manifest=here.csv"]).data.manifest == str(tmp_path / "here.csv")
