@@ -51,14 +51,8 @@ def request(kind: str, node: int, arrays: ArrayRecord | None, settings: Mapping[
     return Message(content, dst_node_id=node, message_type=kind, group_id=group)
 
 
-def sent_bytes(message: Message) -> int:
-    """Bytes the message carries."""
-    content = message.content
-    return payload_bytes(content.array_records.get(ARRAYS, {}), *content.config_records.values(), *content.metric_records.values())
-
-
-def received_bytes(content: RecordDict) -> int:
-    """Bytes a reply carries."""
+def carried_bytes(content: RecordDict) -> int:
+    """Bytes that a message or a reply carries."""
     return payload_bytes(content.array_records.get(ARRAYS, {}), *content.config_records.values(), *content.metric_records.values())
 
 

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.aggregate import ALGORITHMS
-from server.exchange import exchange, pack, received_bytes, request, sent_bytes
+from server.exchange import carried_bytes, exchange, pack, request
 from server.progress import Progress
 from server.roster import Identity, Roster
 from server.summaries import check_summary, declared
@@ -140,7 +140,7 @@ class Federation:
         fields: dict[str, str | int] = {"round": self.round, "run": self.progress.run}
         cohort = self.roster.cohort(self.round)
         requests = {site: self._request(TRAIN, site, arrays, fields, str(self.round)) for site in cohort}
-        down = sent_bytes(next(iter(requests.values()))) if requests else 0
+        down = carried_bytes(next(iter(requests.values())).content) if requests else 0
         completed: dict[str, int] = {}
         failed: dict[str, str] = {}
         busy = folding = steps = 0.0
@@ -158,7 +158,7 @@ class Federation:
             folding += time.perf_counter() - folded
             busy, steps = busy + update.metrics["seconds"], steps + update.metrics["steps"]
             completed[answer.site] = update.weight
-            up = received_bytes(answer.content)
+            up = carried_bytes(answer.content)
             self.progress.count(up, down)
             self.emit(
                 "site_train",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from client.site import train
 from client.workspace import open_site, open_workspace
-from server.exchange import pack, received_bytes, request
+from server.exchange import carried_bytes, pack, request
 from simulations.engine import simulate
 from simulations.inprocess import InProcessGrid
 from tmca_core.config import Config
@@ -101,7 +101,7 @@ def test_bytes_up_are_the_shared_tensors_and_less_than_two_percent(tmp_path: Pat
     start = {name: tensor.clone() for name, tensor in site.workspace.shared.items()}
     reply = train(site, request(TRAIN, 2, pack(start), {"round": 1, "run": RUN}, "1").content)
     shared = sum(tensor.numel() for tensor in start.values()) * 4
-    counted, real = received_bytes(reply), recorddict_to_proto(reply).ByteSize()
+    counted, real = carried_bytes(reply), recorddict_to_proto(reply).ByteSize()
     assert shared < counted <= real < 1.02 * shared
     assert counted > 0.98 * real
 
