@@ -47,7 +47,7 @@ def demo(
 
 
 # What fits a minute and a half on two cores.
-DEMO = {"phantom.cases": 60, "data.image_size": 96, "federation.rounds": 5, "training.epochs": 2}
+DEMO = {"phantom.cases": 60, "data.image_size": 96, "federation.rounds": 8, "training.epochs": 1}
 
 
 def _run(config: Any, out: Path | None, kind: str, as_json: bool) -> None:
