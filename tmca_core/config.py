@@ -35,10 +35,28 @@ class DataSettings(Section):
         "auto", description="Side convention of reports where the manifest states none; auto: measured against the masks."
     )
     trust_laterality: bool = Field(False, description="Go on although the measured side convention differs from the declared one.")
+    targets: str = Field(
+        "", description="Names of several targets, comma-separated, each with a column 'mask:NAME'; empty: one, column 'mask'."
+    )
+    missing_reports: Literal["skip", "use"] = Field(
+        "skip", description="A row without a report is skipped, or used with the learned no-report token."
+    )
     on_bad_case: Literal["skip", "fail"] = Field("skip", description="What a bad row does; skips are counted and listed.")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's patients for validation, where no split column says.")
     test_fraction: float = Field(0.2, ge=0, lt=1, description="Share of a site's patients held out for the final test.")
     cache_dir: str = Field("", description="Folder of the decoded-tensor and token-feature caches; empty: the user's cache folder.")
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the mask channels, in order; one unnamed target is "lesion"."""
+        return tuple(name.strip() for name in self.targets.split(",")) if self.targets else ("lesion",)
+
+    @model_validator(mode="after")
+    def _targets_are_names(self) -> DataSettings:
+        names = self.target_names
+        if not all(name and name.replace("-", "").replace("_", "").isalnum() for name in names) or len(set(names)) != len(names):
+            raise ValueError(f"data.targets takes different names of letters, digits, - and _, separated by commas; got '{self.targets}'")
+        return self
 
 
 class PhantomSettings(Section):
@@ -63,7 +81,7 @@ class PartitionSettings(Section):
 class NetworkSettings(Section):
     """Which network, which encoders, how wide."""
 
-    name: str = Field("guide", description="guide or unet.")
+    name: str = Field("guide", description="guide, tmca, ssa, tmca-ssa or unet.")
     image_encoder: str = Field("convnext-mini", description="convnext-mini, convnext-tiny or efficientnet-lite0.")
     text_encoder: str = Field("wordpiece", description="wordpiece, minilm, a folder, or a Hugging Face id.")
     image_weights: str = Field("", description="'package' for the pretrained extra, or a safetensors file; empty: from scratch.")
@@ -71,13 +89,56 @@ class NetworkSettings(Section):
     allow_download: bool = Field(False, description="A Hugging Face id may be fetched from its hub.")
     width: int = Field(64, ge=16, le=1024, multiple_of=8, description="Channels of the decoder at its coarsest level.")
     heads: int = Field(4, ge=1, le=16, description="Attention heads.")
+    phrases: str = Field(
+        "locational,descriptive,diagnostic", description="Kinds of phrase that are read; the others are taken out of reports."
+    )
     max_tokens: int = Field(0, ge=0, le=512, description="Longest report in tokens; 0: the text encoder's own limit.")
+
+    @property
+    def phrase_kinds(self) -> frozenset[str]:
+        """The kinds of phrase that are read."""
+        return frozenset(kind.strip() for kind in self.phrases.split(",") if kind.strip())
+
+    @model_validator(mode="after")
+    def _phrases_are_known(self) -> NetworkSettings:
+        if unknown := self.phrase_kinds - {"locational", "descriptive", "diagnostic"}:
+            raise ValueError(f"network.phrases knows locational, descriptive and diagnostic; got '{', '.join(sorted(unknown))}'")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> NetworkSettings:
         if self.width // 2 % self.heads:
             raise ValueError(f"network.width / 2 = {self.width // 2} channels cannot be dealt to network.heads = {self.heads}")
         return self
+
+
+class TmcaSettings(Section):
+    """Modules of `tmca` and `tmca-ssa`: target-sensitive distance, multi-level contrast, language-guided enhancement."""
+
+    alignment: Literal["bank", "batch", "off"] = Field(
+        "bank", description="Negatives of the contrast: a public bank of reports and the own background, or the batch (not under privacy)."
+    )
+    positives: Literal["soft", "hard"] = Field("soft", description="soft: reports that name the same zones or are equal are positives too.")
+    distance: bool = Field(True, description="Words attend to target positions (else the target is one mean vector), and the margin.")
+    enhancement: bool = Field(True, description="Enhancement of decoder maps where the aligned report points.")
+    align_width: int = Field(64, ge=8, le=1024, description="Channels of the aligned space.")
+    temperature: float = Field(0.1, gt=0, description="Of the contrast and of the words' attention.")
+    weight: float = Field(0.1, ge=0, description="Weight of alignment and enhancement in the loss, after the warm-up.")
+
+
+class SsaSettings(Section):
+    """Modules of `ssa` and `tmca-ssa`: symmetric optimal transport, composite directional guidance."""
+
+    transport: Literal["both", "fine", "coarse", "off"] = Field(
+        "both", description="Words to patches (fine), phrases to regions (coarse), or both."
+    )
+    prior: Literal["learned", "fixed", "mirrored", "random", "thirds", "off"] = Field(
+        "learned", description="Zone prior: Gaussians that may learn their place, or stay; the others are controls for ablations."
+    )
+    bias: bool = Field(True, description="The prior biases attention where positions are keys.")
+    gate: bool = Field(True, description="The prior gates decoder maps.")
+    penalty: float = Field(0.1, ge=0, description="Weight of probability outside of the prior in the loss.")
+    weight: float = Field(0.1, ge=0, description="Weight of the transport loss, after the warm-up.")
 
 
 class TrainingSettings(Section):
@@ -106,6 +167,7 @@ class AugmentationSettings(Section):
     scale: float = Field(0.1, ge=0, lt=1, description="Largest relative zoom.")
     shift: float = Field(0.05, ge=0, lt=0.5, description="Largest shift, share of the image side.")
     gain: float = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast and brightness.")
+    no_report: float = Field(0.0, ge=0, lt=1, description="Probability that a case is shown without its report.")
     noise: float = Field(0.02, ge=0, lt=1, description="Standard deviation of added noise, share of the intensity range.")
 
 
@@ -150,6 +212,8 @@ class Config(Section):
     phantom: PhantomSettings = PhantomSettings()
     partition: PartitionSettings = PartitionSettings()
     network: NetworkSettings = NetworkSettings()
+    tmca: TmcaSettings = TmcaSettings()
+    ssa: SsaSettings = SsaSettings()
     training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
