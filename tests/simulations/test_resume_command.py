@@ -38,12 +38,18 @@ def gone(pid: int) -> bool:
         return True
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_with_its_workers_and_resumed(tmp_path: Path, how: signal.Signals) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command(tmp_path), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A suite run in the background of a shell has SIGINT ignored, and children inherit that: a terminal's have it not.
+    running = subprocess.Popen(command(tmp_path), env=environment, text=True, preexec_fn=heed_interrupts, **pipes)
     end = time.monotonic() + 120
     while not list((tmp_path / "run" / "checkpoints" / "pooled").glob("round-*")):
         assert running.poll() is None and time.monotonic() < end, running.communicate()
