@@ -86,7 +86,7 @@ class Progress:
     def summary(self, config: Config, engine: str, test: Mapping[str, SiteSummary], peak_rss_mb: float) -> dict[str, Any]:
         """run.json. `baselines` is filled in by whoever trains them."""
         self.tick()
-        final, counterfactual = combine(dict(sorted(test.items())))
+        final, counterfactual = combine(dict(sorted(test.items())), config.data.target_names)
         turns = max(1, self.site_rounds)
         return {
             "schema": 1,

@@ -115,9 +115,10 @@ class Federation:
         settings: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
         requests = {site: self._request(EVALUATE, site, arrays, settings, f"{self.round}-{split}") for site in holders}
         found: dict[str, SiteSummary] = {}
+        targets = len(self.config.data.target_names)
         for answer in exchange(self.grid, requests, poll=self.config.federation.poll, seconds=self.config.federation.deadline):
-            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}))
-            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split))
+            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}), targets)
+            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split), targets)
             if reason:
                 self.fault(split, answer.site, reason)
                 continue

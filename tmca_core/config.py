@@ -179,6 +179,9 @@ class EvaluationSettings(Section):
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which a pixel is lesion.")
     bootstrap: int = Field(1000, ge=0, description="Resamplings of patients for the 95 % intervals; 0: none.")
     examples: int = Field(6, ge=0, le=24, description="Cases drawn in the report.")
+    published: Literal["", "qata-cov19", "mosmed-plus", "kvasir-seg", "cvc-clinicdb"] = Field(
+        "", description="Data set whose published figures the report puts beside the run's; empty: none."
+    )
 
 
 class FederationSettings(Section):

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from simulations.bench.interface import BENCHMARKS, Measurement
+from simulations.bench.interface import BENCHMARKS, Measurement, Repeats
 from simulations.engine import simulate
 from tmca_core.cases.sites import load_sites
 from tmca_core.config import Config, parse
@@ -23,7 +23,7 @@ SETTINGS = {"phantom.sites": 2, "federation.rounds": 2, "simulation.baselines": 
 
 
 @BENCHMARKS.register("federation")
-def federation(repeats: int) -> Measurement:
+def federation(repeats: Repeats = 3) -> Measurement:
     """overhead: seconds of an in-process federation over those of its bare steps and evaluations; upload: bytes over 4 × parameters."""
     ratios, federated, bare = [], [], []
     upload = 0.0

@@ -75,8 +75,8 @@ def test_a_site_whose_training_diverges_is_named(tmp_path: Path, monkeypatch: py
     config = tiny(tmp_path)
     real = loop.train_step
 
-    def explode(network: Any, batch: Any, optimizer: Any, settings: Any) -> Any:
-        return real(network, batch, optimizer, settings) * float("nan")
+    def explode(*step: Any) -> Any:
+        return real(*step) * float("nan")
 
     monkeypatch.setattr(loop, "train_step", explode)
     with pytest.raises(FederationError, match=r"round 1: 0 usable updates.*phantom-00: the site failed: Diverged.*Round 0 is kept"):

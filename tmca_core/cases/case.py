@@ -19,10 +19,11 @@ ZONES = ("LU", "LM", "LL", "RU", "RM", "RL")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One image, its report and (for training and evaluation) its mask.
+    """One image, its report and (for training and evaluation) its masks.
 
     Attributes:
-        report: as written at the site, in the site's own side convention.
+        masks: a file a target, in the order of `data.targets`; () where the case has none.
+        report: as written at the site, in the site's own side convention; "" where there is none.
         text: the same in PATIENT sides ("left" is the patient's left, on the image's right); what networks read.
         laterality: convention of `report`.
         split: "" where the manifest does not say.
@@ -34,7 +35,7 @@ class Case:
     patient_id: str
     site: str
     image: Path
-    mask: Path | None
+    masks: tuple[Path, ...]
     report: str
     text: str
     laterality: Laterality
@@ -50,7 +51,7 @@ class CaseTensors:
     Attributes:
         cases: N cases; `images[i]` and `masks[i]` belong to `cases[i]`.
         images: (N, C, S, S) uint8; intensities windowed to 0..255.
-        masks: (N, 1, S, S) uint8 of 0 and 1; all zero where a case has no mask.
+        masks: (N, C, S, S) uint8 of 0 and 1, a channel a target; all zero where a case has no mask.
     """
 
     cases: Sequence[Case]

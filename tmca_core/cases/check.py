@@ -20,7 +20,7 @@ from tmca_core.cases.laterality import (
     resolve_laterality,
     weigh_sites,
 )
-from tmca_core.cases.manifest import Manifest, Skip, scan_manifest
+from tmca_core.cases.manifest import MASK, Manifest, MissingReports, Skip, scan_manifest
 
 __all__ = ["CheckReport", "SideAgreement", "check_manifest", "measure_laterality", "resolve_laterality"]
 
@@ -79,6 +79,8 @@ def check_manifest(
     size: int = 128,
     channels: Literal[1, 3] = 1,
     cache_dir: Path | None = None,
+    targets: Sequence[str] = (),
+    missing_reports: MissingReports = "skip",
     progress: Progress | None = None,
 ) -> CheckReport:
     """Read every row and every file of a manifest, and measure its side convention. Goes on to the end whatever it meets.
@@ -90,13 +92,16 @@ def check_manifest(
         size: side at which sides are measured and lesions may vanish, pixels.
         channels: 1 or 3.
         cache_dir: None reads all files, as a check should.
+        targets, missing_reports: as `read_manifest` takes them; sides are measured on the union of several targets.
         progress: called with (done, all).
 
     Raises:
         ManifestError: the table itself is unusable (no rows to speak of).
     """
-    manifest = scan_manifest(path, laterality=laterality)
-    decoded = decode_all(manifest.cases, size=size, channels=channels, cache_dir=cache_dir, progress=progress)
+    manifest = scan_manifest(path, laterality=laterality, targets=targets, missing_reports=missing_reports)
+    decoded = decode_all(
+        manifest.cases, size=size, channels=channels, cache_dir=cache_dir, columns=manifest.mask_columns, progress=progress
+    )
     cases = decoded.tensors.cases
     evidence = weigh_sites(cases, decoded.tensors.masks, declarations(manifest, laterality))
     skipped = sorted([*manifest.skipped, *decoded.skipped], key=lambda skip: skip.row)
@@ -113,7 +118,7 @@ def check_manifest(
         site_laterality={", ".join(item.sites): _sides(item) for item in evidence},
         error=f"{path}: {error}" if error else "",
         facts=_facts(manifest, decoded),
-        warnings=[*manifest.warnings, *_warnings(decoded, evidence, size), *([message] if message and trust else [])],
+        warnings=[*manifest.warnings, *_warnings(manifest, decoded, evidence, size), *([message] if message and trust else [])],
     )
 
 
@@ -149,10 +154,15 @@ def _overall(evidence: Sequence[SideEvidence]) -> dict[str, Any]:
 def _facts(manifest: Manifest, decoded: Decoded) -> dict[str, Any]:
     cases = decoded.tensors.cases
     sizes = decoded.sizes
+    empty = (decoded.mask_pixels == 0).sum(0).tolist()
+    several = {"empty_masks_per_target": dict(zip(targets_of(manifest), empty, strict=True))} if len(empty) > 1 else {}
     return {
         "rows": manifest.rows,
-        "empty_masks": int((decoded.mask_pixels == 0).sum()),
-        "without_mask": int((decoded.mask_pixels < 0).sum()),
+        "empty_masks": sum(empty),
+        **several,
+        "without_mask": int((decoded.mask_pixels[:, 0] < 0).sum()),
+        # Used or skipped: how many there are is what one wants to know before deciding.
+        "without_report": len(manifest.without_report) + sum(skip.column == "report" for skip in manifest.skipped),
         "splits": dict(Counter(case.split or "unassigned" for case in cases)),
         "image_sizes": {
             "distinct": len({tuple(pair) for pair in sizes.tolist()}),
@@ -167,16 +177,26 @@ def _facts(manifest: Manifest, decoded: Decoded) -> dict[str, Any]:
     }
 
 
-def _warnings(decoded: Decoded, evidence: Sequence[SideEvidence], size: int) -> list[str]:
+def targets_of(manifest: Manifest) -> list[str]:
+    """Names of the targets, in order."""
+    return [column.removeprefix(f"{MASK}:") for column in manifest.mask_columns]
+
+
+def _warnings(manifest: Manifest, decoded: Decoded, evidence: Sequence[SideEvidence], size: int) -> list[str]:
     cases, tensors = decoded.tensors.cases, decoded.tensors
     found = []
-    empty = [case.row for case, pixels in zip(cases, decoded.mask_pixels.tolist(), strict=True) if pixels == 0]
-    if empty:
-        found.append(f"{len(empty)} masks are empty ({_rows(empty)}): fine for negative cases.")
-    small = (~tensors.masks.flatten(1).any(1) & (decoded.mask_pixels > 0)).tolist()
-    if any(small):
-        rows = [case.row for case, lost in zip(cases, small, strict=True) if lost]
-        found.append(f"{len(rows)} masks are empty at {size} × {size} pixels, too small a lesion ({_rows(rows)}): raise data.image_size.")
+    if rows := manifest.without_report:
+        found.append(f"{len(rows)} cases have no report ({_rows(rows)}): their masks follow from the image alone.")
+    for name, empty_N, small_N in zip(targets_of(manifest), (decoded.mask_pixels == 0).T, decoded.vanished.T, strict=True):
+        masks = "masks" if len(manifest.mask_columns) == 1 else f"masks of '{name}'"
+        if rows := [case.row for case, empty in zip(cases, empty_N.tolist(), strict=True) if empty]:
+            absent = len(rows) == len(cases)
+            verdict = "it is in no case, so nothing can be learnt of it" if absent else "fine for negative cases"
+            found.append(f"{len(rows)} {masks} are empty ({_rows(rows)}): {verdict}.")
+        if rows := [case.row for case, small in zip(cases, small_N.tolist(), strict=True) if small]:
+            found.append(
+                f"{len(rows)} {masks} are empty at {size} × {size} pixels, too small a lesion ({_rows(rows)}): raise data.image_size."
+            )
     flat = tensors.images.flatten(1)
     blank = (flat.amax(1) == flat.amin(1)).tolist() if len(flat) else []
     if any(blank):

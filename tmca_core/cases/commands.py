@@ -33,6 +33,13 @@ class BadCase(StrEnum):
     fail = "fail"
 
 
+class MissingReport(StrEnum):
+    """What a row without a report is."""
+
+    skip = "skip"
+    use = "use"
+
+
 class Convention(StrEnum):
     """Side convention of reports."""
 
@@ -50,14 +57,28 @@ def check(
     laterality: Annotated[Convention, typer.Option(help="Side convention of reports where the manifest states none.")] = Convention.auto,
     trust_laterality: Annotated[bool, typer.Option("--trust-laterality", help="Go on although the masks show another convention.")] = False,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side at which cases are decoded, pixels.")] = 128,
+    targets: Annotated[str, typer.Option(help="Names of several targets, comma-separated, each with a column 'mask:NAME'.")] = "",
+    missing_reports: Annotated[
+        MissingReport, typer.Option(help="use: a row without a report is a case, not a bad row.")
+    ] = MissingReport.skip,
     as_json: AsJson = False,
 ) -> None:
     """Read every row and file of a manifest; name each bad one; measure which side "left" means."""
     from tmca_core.cases.check import check_manifest, refused
+    from tmca_core.config import parse
 
+    names = parse({"data.targets": targets}).data.target_names
     try:
         with _progress("reading cases") as progress:
-            report = check_manifest(manifest, laterality=laterality.value, trust=trust_laterality, size=size, progress=progress)
+            report = check_manifest(
+                manifest,
+                laterality=laterality.value,
+                trust=trust_laterality,
+                size=size,
+                targets=names,
+                missing_reports=missing_reports.value,
+                progress=progress,
+            )
     except ManifestError as error:
         if as_json:
             emit(True, refused(str(error)).to_json(), "")
@@ -136,7 +157,8 @@ def _summary(report: CheckReport) -> str:
     if facts["image_sizes"]["smallest"]:
         small, large = ("{} × {}".format(*facts["image_sizes"][end]) for end in ("smallest", "largest"))
         lines.append(
-            f"images: {facts['distinct_images']} different, from {small} to {large} pixels; reports: {facts['distinct_reports']} different"
+            f"images: {facts['distinct_images']} different, from {small} to {large} pixels; "
+            f"reports: {facts['distinct_reports']} different, {facts['without_report']} missing"
         )
     lines.append(f"masks: {facts['empty_masks']} empty, {facts['without_mask']} cases without")
     agreement = "" if sides["agreement"] is None else f" ({sides['agreement']:.1%} of {sides['one_sided_cases']} one-sided cases)"

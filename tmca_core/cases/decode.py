@@ -25,7 +25,7 @@ from tmca_core.errors import CaseError, ImageError, ManifestError
 log = logging.getLogger(__name__)
 
 # Part of every cache key. Raise it with any change of what readers, mask rules or resizing give.
-VERSION = 2
+VERSION = 3
 WHOLE_FILE = 8 << 20  # bytes; larger files are identified by size, time of change, and both ends
 END = 1 << 20
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class Decoded:
         good: (cases given,) bool, which are kept.
         digests: identity of each good case's image file: equal where the content is.
         sizes: (N, 2) int64, height and width of each good case's image file, pixels.
-        mask_pixels: (N,) int64, lesion pixels of the mask at its full size; -1 where a case has no mask.
+        mask_pixels: (N, C) int64, pixels of each mask at its full size; -1 where a case has none.
     """
 
     tensors: CaseTensors
@@ -50,6 +50,11 @@ class Decoded:
     digests: Sequence[str]
     sizes: Tensor
     mask_pixels: Tensor
+
+    @property
+    def vanished(self) -> Tensor:
+        """(N, C) bool: masks that are empty after resizing and were not before."""
+        return (self.mask_pixels > 0) & ~self.tensors.masks.flatten(2).any(2)
 
 
 def default_cache_dir() -> Path:
@@ -64,6 +69,7 @@ def decode(
     size: int,
     channels: Literal[1, 3],
     cache_dir: Path | None,
+    columns: Sequence[str] = ("mask",),
     on_bad_case: OnBadCase = "skip",
     progress: Progress | None = None,
 ) -> tuple[CaseTensors, list[Skip]]:
@@ -75,6 +81,7 @@ def decode(
         channels: 1 grey, 3 colour.
         cache_dir: folder of the decoded-tensor cache, None to go without. It holds patients' images: it is made
             readable by its owner only.
+        columns: of the manifest, one a target (`Manifest.mask_columns`), for the reasons of skipped cases.
         on_bad_case: "skip" lists unusable cases, "fail" raises the first.
         progress: called with (done, all) after each case that is read from its files.
 
@@ -85,7 +92,7 @@ def decode(
         CaseError: a file is unusable and `on_bad_case` is "fail".
         ManifestError: no case is left.
     """
-    decoded = decode_all(cases, size=size, channels=channels, cache_dir=cache_dir, progress=progress)
+    decoded = decode_all(cases, size=size, channels=channels, cache_dir=cache_dir, columns=columns, progress=progress)
     if decoded.skipped and on_bad_case == "fail":
         first = decoded.skipped[0]
         raise CaseError(first.row, first.column, first.reason)
@@ -93,28 +100,34 @@ def decode(
         raise ManifestError(f"none of the {len(cases)} cases can be read. The first: {decoded.skipped[0]}")
     for skip in decoded.skipped:
         log.warning("skipped %s", skip)
-    lost = int(((decoded.mask_pixels > 0) & ~decoded.tensors.masks.flatten(1).any(1)).sum())
+    lost = int(decoded.vanished.sum())
     if lost:
         log.warning("%d masks are empty at %d × %d pixels: their lesions are smaller than one pixel there.", lost, size, size)
     return decoded.tensors, list(decoded.skipped)
 
 
 def decode_all(
-    cases: Sequence[Case], *, size: int, channels: Literal[1, 3], cache_dir: Path | None, progress: Progress | None = None
+    cases: Sequence[Case],
+    *,
+    size: int,
+    channels: Literal[1, 3],
+    cache_dir: Path | None,
+    columns: Sequence[str] = ("mask",),
+    progress: Progress | None = None,
 ) -> Decoded:
     """`decode` with the files' own sizes, that never raises for a bad case."""
     digests: dict[Path, str] = {}
     for case in cases:
-        for path in (case.image, case.mask):
-            if path is not None and path not in digests:
+        for path in (case.image, *case.masks):
+            if path not in digests:
                 digests[path] = file_digest(path)
     if cache_dir is None:
-        return _decode_files(cases, size, channels, digests, progress)
-    key = _key(cases, size, channels, digests)
+        return _decode_files(cases, size, channels, columns, digests, progress)
+    key = _key(cases, size, channels, columns, digests)
     file = cache_dir / "decoded" / f"{key}.safetensors"
     found = _load(file, cases, digests)
     if found is None:
-        found = _decode_files(cases, size, channels, digests, progress)
+        found = _decode_files(cases, size, channels, columns, digests, progress)
         _store(file, found)
     return found
 
@@ -140,20 +153,25 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _key(cases: Sequence[Case], size: int, channels: int, digests: dict[Path, str]) -> str:
-    # Names without folders: they stand in the reasons of skipped cases, which are kept too.
-    files = [[(path.name, digests[path]) if path else None for path in (case.image, case.mask)] for case in cases]
-    return hashlib.sha256(json.dumps([VERSION, size, channels, files]).encode()).hexdigest()
+def _key(cases: Sequence[Case], size: int, channels: int, columns: Sequence[str], digests: dict[Path, str]) -> str:
+    # Names without folders, and columns: they stand in the reasons of skipped cases, which are kept too.
+    files = [[(path.name, digests[path]) for path in (case.image, *case.masks)] for case in cases]
+    return hashlib.sha256(json.dumps([VERSION, size, channels, list(columns), files]).encode()).hexdigest()
 
 
 # --- reading ------------------------------------------------------------------------------------------
 def _decode_files(
-    cases: Sequence[Case], size: int, channels: Literal[1, 3], digests: dict[Path, str], progress: Progress | None
+    cases: Sequence[Case],
+    size: int,
+    channels: Literal[1, 3],
+    columns: Sequence[str],
+    digests: dict[Path, str],
+    progress: Progress | None,
 ) -> Decoded:
     images = torch.zeros((len(cases), channels, size, size), dtype=torch.uint8)
-    masks = torch.zeros((len(cases), 1, size, size), dtype=torch.uint8)
+    masks = torch.zeros((len(cases), len(columns), size, size), dtype=torch.uint8)
     sizes = torch.zeros((len(cases), 2), dtype=torch.int64)
-    pixels = torch.full((len(cases),), -1, dtype=torch.int64)
+    pixels = torch.full((len(cases), len(columns)), -1, dtype=torch.int64)
     good = torch.zeros(len(cases), dtype=torch.bool)
     skipped: list[Skip] = []
     first_of: dict[str, int] = {}  # one film often serves several cases (left lung, right lung): it is decoded once
@@ -168,11 +186,11 @@ def _decode_files(
                 first_of[digests[case.image]] = i
             else:
                 images[i], sizes[i] = images[known], sizes[known]
-            column = "mask"
-            if case.mask is not None:
-                mask = read_mask(case.mask, (int(sizes[i, 0]), int(sizes[i, 1])))
-                pixels[i] = int(mask.sum())
-                masks[i, 0] = torch.from_numpy(resize_mask(mask, size))
+            for k, (name, path) in enumerate(zip(columns, case.masks, strict=bool(case.masks))):
+                column = name
+                mask = read_mask(path, (int(sizes[i, 0]), int(sizes[i, 1])))
+                pixels[i, k] = int(mask.sum())
+                masks[i, k] = torch.from_numpy(resize_mask(mask, size))
             good[i] = True
         except ImageError as error:
             skipped.append(Skip(case.row, column, error.reason))

@@ -15,12 +15,14 @@ from tmca_core.errors import CaseError, ManifestError
 from tmca_core.text.sides import swap_sides
 
 REQUIRED = ("case_id", "patient_id", "image", "report")
-OWN = (*REQUIRED, "mask", "site", "laterality", "split")  # all other columns are metadata
+OWN = (*REQUIRED, "site", "laterality", "split")  # and masks; all other columns are metadata
+MASK = "mask"  # of one target; each of several has a column "mask:NAME"
 SPLITS = ("train", "val", "test")
 CONVENTIONS = ("patient", "image")
 DEFAULT_SITE = "all"
 SIDECAR = "manifest.toml"
 OnBadCase = Literal["skip", "fail"]
+MissingReports = Literal["skip", "use"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Manifest:
     Attributes:
         rows: records in the table, good and bad.
         skipped: one entry a bad row, in the table's order.
+        mask_columns: the column of each target's masks, in the order of the targets; the table may lack them all.
         declared: site → side convention that the table or its sidecar states for its reports, None where neither does.
         modality, licence, source: from the sidecar `manifest.toml`, "" where absent.
         warnings: what is allowed but worth a look.
@@ -56,6 +59,12 @@ class Manifest:
     source: str = ""
     rows: int = 0
     warnings: Sequence[str] = field(default_factory=tuple)
+    mask_columns: Sequence[str] = (MASK,)
+
+    @property
+    def without_report(self) -> list[int]:
+        """Rows of the cases that have no report."""
+        return [case.row for case in self.cases if not case.report]
 
 
 def in_patient_sides(report: str, laterality: Laterality) -> str:
@@ -63,7 +72,14 @@ def in_patient_sides(report: str, laterality: Laterality) -> str:
     return report if laterality == "patient" else swap_sides(report)
 
 
-def read_manifest(path: Path, *, laterality: Literal["auto"] | Laterality = "auto", on_bad_case: OnBadCase = "skip") -> Manifest:
+def read_manifest(
+    path: Path,
+    *,
+    laterality: Literal["auto"] | Laterality = "auto",
+    on_bad_case: OnBadCase = "skip",
+    targets: Sequence[str] = (),
+    missing_reports: MissingReports = "skip",
+) -> Manifest:
     """Read and check a manifest (CSV or Parquet) and the sidecar `manifest.toml` beside it.
 
     Paths are relative to the manifest's folder and may not leave it, not even through symbolic links. Windows'
@@ -74,12 +90,17 @@ def read_manifest(path: Path, *, laterality: Literal["auto"] | Laterality = "aut
         laterality: side convention of reports where neither table nor sidecar states one; "auto" takes "patient" until
             `check.resolve_laterality` has measured it.
         on_bad_case: "skip" lists bad rows in `Manifest.skipped`, "fail" raises the first.
+        targets: names of what is segmented. Several have a column `mask:NAME` each, and a case has a file for all of them or for
+            none: a target that nobody drew must not be taught as absent; where it is absent its mask is all 0. One target has the
+            column `mask:NAME` where the table has it, else `mask`.
+        missing_reports: a case with an empty cell in `report` is a bad row ("skip"), or a case with report "" ("use"). The column
+            itself is needed either way.
 
     Raises:
         ManifestError: the table as a whole cannot be used, or no row of it.
         CaseError: a row is bad and `on_bad_case` is "fail".
     """
-    manifest = scan_manifest(path, laterality=laterality)
+    manifest = scan_manifest(path, laterality=laterality, targets=targets, missing_reports=missing_reports)
     if on_bad_case == "fail" and manifest.skipped:
         first = manifest.skipped[0]
         raise CaseError(first.row, first.column, first.reason)
@@ -89,19 +110,29 @@ def read_manifest(path: Path, *, laterality: Literal["auto"] | Laterality = "aut
     return manifest
 
 
-def scan_manifest(path: Path, *, laterality: Literal["auto"] | Laterality = "auto") -> Manifest:
+def scan_manifest(
+    path: Path,
+    *,
+    laterality: Literal["auto"] | Laterality = "auto",
+    targets: Sequence[str] = (),
+    missing_reports: MissingReports = "skip",
+) -> Manifest:
     """`read_manifest` that always goes on to the end, also when no row is good."""
     table = read_table(path)
     missing = [name for name in REQUIRED if name not in table.columns]
     if missing:
         names = ", ".join(f"'{name}'" for name in missing)
+        hint = (
+            " A table without any report has the column too, empty: a misspelt one would be taken for it." if missing == ["report"] else ""
+        )
         raise ManifestError(
-            f"{path}, row 1: column {names} is missing. Required: {', '.join(REQUIRED)}; found: {', '.join(table.columns)}."
+            f"{path}, row 1: column {names} is missing. Required: {', '.join(REQUIRED)}; found: {', '.join(table.columns)}.{hint}"
         )
     if not table.rows:
         raise ManifestError(f"{path} has a header and no rows.")
     sidecar, warnings = _read_sidecar(path.parent / SIDECAR)
-    reader = _Reader(path.parent, _convention(sidecar.get("laterality", "")), laterality)
+    mask_columns, about_masks = _mask_columns(path, table.columns, targets)
+    reader = _Reader(path.parent, _convention(sidecar.get("laterality", "")), laterality, mask_columns, missing_reports)
     cases, skipped = [], []
     for row in table.rows:
         try:
@@ -114,11 +145,28 @@ def scan_manifest(path: Path, *, laterality: Literal["auto"] | Laterality = "aut
             warnings.append(
                 f"patient '{patient}' occurs at sites {', '.join(sorted(sites))}: right for one person; else prefix ids with the site."
             )
-    if "mask" not in table.columns:
-        warnings.append("there is no 'mask' column: the cases serve prediction only.")
+    warnings += about_masks
     about = {name: sidecar.get(name, "") for name in ("modality", "licence", "source")}
     declared = {site: reader.declared.get(site, reader.sidecar) for site in dict.fromkeys(case.site for case in cases)}
-    return Manifest(path, cases, skipped, declared, **about, rows=len(table.rows), warnings=tuple(warnings))
+    return Manifest(path, cases, skipped, declared, **about, rows=len(table.rows), warnings=tuple(warnings), mask_columns=mask_columns)
+
+
+def _mask_columns(path: Path, columns: Sequence[str], targets: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The column of each target, and a warning where the table has none of them."""
+    wanted = tuple(f"{MASK}:{name}" for name in targets)
+    if len(wanted) < 2 and not set(wanted) & set(columns):
+        wanted = (MASK,)
+    lacking = [name for name in wanted if name not in columns]
+    named = [name.removeprefix(f"{MASK}:") for name in columns if name.startswith(f"{MASK}:")]
+    if lacking and len(lacking) < len(wanted):
+        raise ManifestError(
+            f"{path}, row 1: column '{lacking[0]}' is missing. Every target of data.targets has a column '{MASK}:NAME'; the table has "
+            f"masks of {', '.join(named)}."
+        )
+    if not lacking:
+        return wanted, []
+    hint = f" It has masks of {', '.join(named)}: choose with data.targets / --targets." if named else ""
+    return wanted, [f"there is no '{lacking[0]}' column: the cases serve prediction only.{hint}"]
 
 
 def _read_sidecar(path: Path) -> tuple[dict[str, str], list[str]]:
@@ -146,7 +194,15 @@ def _convention(text: str) -> Laterality | None:
 class _Reader:
     """Row by row, with what earlier rows said of ids, splits and conventions."""
 
-    def __init__(self, folder: Path, sidecar: Laterality | None, fallback: Literal["auto"] | Laterality) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sidecar: Laterality | None,
+        fallback: Literal["auto"] | Laterality,
+        mask_columns: Sequence[str],
+        missing_reports: MissingReports,
+    ) -> None:
+        self.mask_columns, self.missing_reports = mask_columns, missing_reports
         self.folder, self.root, self.sidecar = folder, folder.resolve(), sidecar
         self.fallback: Laterality = "patient" if fallback == "auto" else fallback
         self.declared: dict[str, Laterality] = {}
@@ -166,8 +222,9 @@ class _Reader:
             raise CaseError(row.number, "*", row.fault)
         value = {name: row.values.get(name, "").strip() for name in OWN}
         for name in REQUIRED:
-            if not value[name]:
-                raise CaseError(row.number, name, "is empty. Every case needs one; take the row out if there is none.")
+            if not value[name] and (name != "report" or self.missing_reports == "skip"):
+                also = ", or use cases without reports: data.missing_reports=use / --missing-reports use" if name == "report" else ""
+                raise CaseError(row.number, name, f"is empty. Every case needs one; take the row out if there is none{also}.")
         case_id, patient_id, site = value["case_id"], value["patient_id"], value["site"] or DEFAULT_SITE
         if case_id in self.row_of:
             raise CaseError(row.number, "case_id", f"'{case_id}' is already the case of row {self.row_of[case_id]}. Case ids are unique.")
@@ -181,7 +238,7 @@ class _Reader:
         self._check_split(row.number, patient_id, split)
         self._check_convention(row.number, site, laterality)
         image = self._file(row.number, "image", value["image"])
-        mask = self._file(row.number, "mask", value["mask"]) if value["mask"] else None
+        masks = self._masks(row)
         # Only a row that is used may speak for its patient and site.
         self.row_of[case_id] = row.number
         self.split_of.setdefault(patient_id, (split, row.number))
@@ -189,9 +246,9 @@ class _Reader:
         if stated := _convention(laterality):
             self.declared.setdefault(site, stated)
             self.declared_in.setdefault(site, row.number)
-        metadata = {name: text for name, text in row.values.items() if name not in OWN}
+        metadata = {name: text for name, text in row.values.items() if name not in OWN and name.partition(":")[0] != MASK}
         report = value["report"]
-        return Case(case_id, patient_id, site, image, mask, report, report, self.fallback, cast(Split, split), row.number, metadata)
+        return Case(case_id, patient_id, site, image, masks, report, report, self.fallback, cast(Split, split), row.number, metadata)
 
     def with_site_convention(self, case: Case) -> Case:
         """The case in the convention its site states anywhere in the table, else the sidecar's, else the fallback."""
@@ -214,6 +271,20 @@ class _Reader:
                 "One site has one convention; give the two sources different site names.",
             )
 
+    def _masks(self, row: Row) -> tuple[Path, ...]:
+        """A file a target, or () where no cell has one."""
+        cells = {column: row.values.get(column, "").strip() for column in self.mask_columns}
+        if not any(cells.values()):
+            return ()
+        if empty := [column for column, text in cells.items() if not text]:
+            raise CaseError(
+                row.number,
+                empty[0],
+                "is empty, while another target of the case has a mask. Where it is absent give an all-zero mask; where nobody drew it "
+                "take the row out, or it would be learnt as absent.",
+            )
+        return tuple(self._file(row.number, column, text) for column, text in cells.items())
+
     def _file(self, row: int, column: str, text: str) -> Path:
         if re.match(r"[A-Za-z]:|[\\/]|~[\\/]", text):
             raise CaseError(row, column, f"'{text}' is an absolute path. Paths are relative to the manifest's folder.")
@@ -230,7 +301,7 @@ class _Reader:
                 raise CaseError(row, column, f"there is no file '{text}'{self._near(self.folder / relative)}.")
         except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL byte, loop of links
             raise CaseError(row, column, f"'{text[:80]}' is not a usable path ({error.__class__.__name__}: {str(error)[:80]}).") from None
-        return self.folder / relative
+        return self.folder / place.relative_to(self.root)  # as resolved: "a.png/../b.png" opens nowhere as it is written
 
     def _near(self, path: Path) -> str:
         """Hint where only upper and lower case differ, as between Windows and Linux."""

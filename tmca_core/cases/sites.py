@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from tmca_core.cases.augment import mirrored_targets
 from tmca_core.cases.case import Case, CaseTensors
 from tmca_core.cases.check import resolve_laterality
 from tmca_core.cases.decode import decode, default_cache_dir
@@ -20,6 +22,8 @@ from tmca_core.cases.phantom.sites import site_name
 from tmca_core.cases.split import assign_splits
 from tmca_core.config import Config, PhantomSettings
 from tmca_core.errors import CaseError, ConfigError, ManifestError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ def load_sites(config: Config) -> dict[str, SiteData]:
     Raises:
         ManifestError: the manifest cannot be used, or a site is left without a case to train on.
         LateralityError: the masks contradict the declared side convention.
+        ConfigError: several targets are asked of the phantom, or films are flipped and a target has a side without counterpart.
     """
+    if config.augmentation.flip:
+        mirrored_targets(config.data.target_names)  # said here, before anything is read
     if not config.data.manifest:
         return _phantom(config, None)
     manifest = _manifest(config)
@@ -98,10 +105,19 @@ def splits_json(sites: Mapping[str, SiteData]) -> dict[str, dict[str, str]]:
 
 
 def _manifest(config: Config) -> Manifest:
-    return read_manifest(Path(config.data.manifest), laterality=config.data.laterality, on_bad_case=config.data.on_bad_case)
+    data = config.data
+    return read_manifest(
+        Path(data.manifest),
+        laterality=data.laterality,
+        on_bad_case=data.on_bad_case,
+        targets=data.target_names,
+        missing_reports=data.missing_reports,
+    )
 
 
 def _phantom(config: Config, only: Sequence[int] | None) -> dict[str, SiteData]:
+    if len(config.data.target_names) > 1:
+        raise ConfigError(f"the phantom has one target, and data.targets names {config.data.targets}: give a manifest, or leave it empty.")
     chosen = range(config.phantom.sites) if only is None else only
     sites = [_phantom_site(config.phantom, config.data.image_size, config.data.channels, index) for index in chosen]
     if config.partition.by != "site":
@@ -125,23 +141,33 @@ def _decoded(config: Config, manifest: Manifest) -> tuple[CaseTensors, list[Skip
     """The cases that can train, in patient sides, and the rows that cannot."""
     data = config.data
     without = [
-        Skip(case.row, "mask", "is empty; a case without a mask cannot train or be evaluated.")
+        Skip(case.row, manifest.mask_columns[0], "is empty; a case without a mask cannot train or be evaluated.")
         for case in manifest.cases
-        if case.mask is None
+        if not case.masks
     ]
     if without and data.on_bad_case == "fail":
         raise CaseError(without[0].row, without[0].column, without[0].reason)
-    usable = [case for case in manifest.cases if case.mask is not None]
+    usable = [case for case in manifest.cases if case.masks]
     if not usable:
-        raise ManifestError(f"{manifest.path}: none of the {len(manifest.cases)} cases has a mask, so there is nothing to train on.")
+        why = f" ({'; '.join(manifest.warnings)})" if manifest.warnings else ""
+        raise ManifestError(f"{manifest.path}: none of the {len(manifest.cases)} cases has a mask, so there is nothing to train on{why}.")
+    if rows := manifest.without_report:
+        log.warning("%d of %d cases have no report; they are used without (data.missing_reports=use).", len(rows), len(manifest.cases))
     cache = Path(data.cache_dir) if data.cache_dir else default_cache_dir()
-    tensors, skipped = decode(usable, size=data.image_size, channels=data.channels, cache_dir=cache, on_bad_case=data.on_bad_case)
+    tensors, skipped = decode(
+        usable,
+        size=data.image_size,
+        channels=data.channels,
+        cache_dir=cache,
+        columns=manifest.mask_columns,
+        on_bad_case=data.on_bad_case,
+    )
     return resolve_laterality(manifest, tensors, laterality=data.laterality, trust=data.trust_laterality), [*without, *skipped]
 
 
 def _partitioned(config: Config, tensors: CaseTensors, listed: Sequence[Case], skipped: Sequence[Skip]) -> dict[str, SiteData]:
     """Deal `tensors` out; `listed` are the cases whose rows could be read, to find the site of a skip."""
-    sizes = tensors.masks.flatten(1).float().mean(1).tolist()
+    sizes = tensors.masks.amax(1).flatten(1).float().mean(1).tolist()  # of several targets, their union
     indices = partition_indices(tensors.cases, config.partition, sizes=sizes, seed=config.seed)
     cases = list(tensors.cases)
     for name, members in indices.items():

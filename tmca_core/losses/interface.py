@@ -15,7 +15,7 @@ class Loss:
     """A segmentation loss.
 
     Attributes:
-        per_case: (logits (B,1,H,W), masks (B,1,H,W) float in [0, 1]) → (B,) losses.
+        per_case: (logits (B,C,H,W), masks (B,C,H,W) float in [0, 1]) → (B,) losses.
         decomposable: a case's loss does not depend on the other cases of the batch (privacy.md).
     """
 

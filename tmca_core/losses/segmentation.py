@@ -1,4 +1,7 @@
-"""Segmentation losses on logits."""
+"""Segmentation losses on logits: each target's loss by itself, then the mean over targets.
+
+Shapes: B cases, C targets, H × W pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,22 @@ from tmca_core.losses.interface import LOSSES, Loss
 
 
 def soft_dice(logits: Tensor, masks: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 − (2Σpm + s) / (Σp + Σm + s) a case (Milletari et al. 2016, linear denominator): (B,1,H,W) twice → (B,).
+    """Mean over targets of 1 − (2Σpm + s) / (Σp + Σm + s) (Milletari et al. 2016, linear denominator): (B,C,H,W) twice → (B,).
 
     `smooth` in pixels keeps empty masks finite and makes an empty prediction of an empty mask loss-free.
+
+    Raises:
+        ValueError: the shapes differ; broadcasting would hide a network with too few outputs.
     """
-    probabilities, truth = torch.sigmoid(logits.float()).flatten(1), masks.float().flatten(1)
-    overlap = (probabilities * truth).sum(1)
-    return 1 - (2 * overlap + smooth) / (probabilities.sum(1) + truth.sum(1) + smooth)
+    if logits.shape != masks.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and masks {tuple(masks.shape)} differ: one channel a target, in both.")
+    probabilities, truth = torch.sigmoid(logits.float()).flatten(2), masks.float().flatten(2)
+    overlap = (probabilities * truth).sum(2)
+    return (1 - (2 * overlap + smooth) / (probabilities.sum(2) + truth.sum(2) + smooth)).mean(1)
 
 
 def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy over a case's pixels, from logits: (B,1,H,W) twice → (B,)."""
+    """Mean binary cross-entropy over a case's pixels and targets, from logits: (B,C,H,W) twice → (B,)."""
     return F.binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="none").flatten(1).mean(1)
 
 

@@ -32,11 +32,15 @@ class Attention(nn.Module):
         self.value = nn.Linear(memory_width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query (B, N, width), key and value (B, M, memory_width), mask (B, M) bool (True: attend) → (B, N, width)."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """query (B, N, width), key and value (B, M, memory_width), mask (B, M) bool (True: attend) → (B, N, width).
+
+        Without a mask, `bias` (B, M) may be added to the attention logits of every query.
+        """
         q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
         if mask is None:
-            plain: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            added = None if bias is None else bias[:, None, None, :].to(q.dtype).expand(-1, -1, q.shape[2], -1)
+            plain: Tensor = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=added).transpose(1, 2).flatten(2))
             return plain
         some = mask.any(1, keepdim=True)  # without a valid key attend anywhere, and zero the result
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(mask | ~some)[:, None, None, :])
@@ -66,14 +70,14 @@ class TextGuidedBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """x (B, width, H, W), tokens (B, L, text_width), mask (B, L) bool → (B, width, H, W)."""
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, width, H, W), tokens (B, L, text_width), mask (B, L) bool, bias of positions as keys (B, H·W) → (B, width, H, W)."""
         height, width = x.shape[-2:]
         place = self.positions(position_features(height, width, self.octaves, x.device, x.dtype))
         y = x.flatten(2).transpose(1, 2)
         if self.attend_self is not None and self.norm_self is not None:
             normed = self.norm_self(y)
-            y = y + self.attend_self(normed + place, normed + place, normed)
+            y = y + self.attend_self(normed + place, normed + place, normed, bias=bias)
         y = y + self.attend_text(self.norm_cross(y) + place, tokens, tokens, mask)
         y = y + self.mlp(self.norm_mlp(y))
         result: Tensor = y.transpose(1, 2).unflatten(2, (height, width))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tmca_core.config import Config
-from tmca_core.networks import guide, unet  # noqa: F401  (they register themselves)
+from tmca_core.networks import guide, ssa, tmca, tmca_ssa, unet  # noqa: F401  (they register themselves)
 from tmca_core.networks.interface import NETWORKS, Network
 from tmca_core.seeds import stream
 from tmca_core.text.encoders import build_text_encoder

@@ -21,12 +21,30 @@ class Output:
     """A network's answer.
 
     Attributes:
-        logits: (B, 1, H, W) at input size.
-        maps: auxiliary maps by name, each (B, …), for losses and for the report.
+        logits: (B, C, H, W) at input size, one channel a target.
+        maps: what shows why the mask is where it is, by name, each (B, …) float32; drawn in the report:
+            "enhancement/S" (B, 1, h, w) in [0, 1] at stride S; "guidance" (B, 1, h, w) in [0, 1], the zone prior;
+            "plan/fine" (B, L, h, w), every word's mass over patches, 1 a word and 0 at other tokens;
+            "plan/coarse" (B, 4, h, w), the same for descriptive, diagnostic, left and right phrases.
+        hidden: what only auxiliary losses read, by name; empty outside of training.
     """
 
     logits: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict)
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """A loss beside the segmentation loss.
+
+    Attributes:
+        per_case: (B,), weighted as the configuration says.
+        decomposable: a case's value does not depend on the other cases of the batch (privacy.md).
+    """
+
+    per_case: Tensor
+    decomposable: bool = True
 
 
 class Network(nn.Module):
@@ -54,6 +72,15 @@ class Network(nn.Module):
     def forward(self, images: Tensor, text: TextBatch) -> Output:
         """images (B, C, H, W) float32, standardised, H and W divisible by 32; text of the same B."""
         raise TypeError(f"{type(self).__name__} defines no forward.")
+
+    def auxiliary(self, output: Output, masks: Tensor) -> dict[str, Auxiliary]:
+        """Losses beside the segmentation loss, by name.
+
+        Args:
+            output: of `forward` in training mode.
+            masks: (B, C, H, W) float32 in [0, 1].
+        """
+        return {}
 
 
 NETWORKS: Registry[Callable[[Config, TextEncoder], Network]] = Registry("network")

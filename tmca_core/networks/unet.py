@@ -21,7 +21,15 @@ class ImageOnlyUNet(Network):
 
         base = config.network.width // 4
         channels = (base, 2 * base, 4 * base, 4 * base, 8 * base)
-        self.net = UNet(2, config.data.channels, 1, channels, (2, 2, 2, 2), num_res_units=1, norm=("GROUP", {"num_groups": 1}))
+        self.net = UNet(
+            2,
+            config.data.channels,
+            len(config.data.target_names),
+            channels,
+            (2, 2, 2, 2),
+            num_res_units=1,
+            norm=("GROUP", {"num_groups": 1}),
+        )
 
     def forward(self, images: Tensor, text: TextBatch) -> Output:
         """See `Network.forward`; the report is ignored."""

@@ -1,4 +1,4 @@
-"""Choose the cases a report shows, and keep their images and masks in the run's folder.
+"""Choose the cases a report shows, and keep their images, masks and the network's own maps in the run's folder.
 
 They hold patients' images: a run's folder is as confidential as its data, and nothing here is called where data of
 several hospitals would have to meet.
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from tmca_core.cases.case import CaseTensors
 from tmca_core.config import EvaluationSettings
+from tmca_core.report.maps import describe_maps
 from tmca_core.run import Run, write_atomically
+from tmca_core.text.phrases import keep_phrases
 from tmca_core.text.sides import swap_sides
-from tmca_core.training.evaluation import predict_logits
-from tmca_core.training.metrics import areas, dice
+from tmca_core.training.batches import prepare_images
+from tmca_core.training.evaluation import inference, predict_logits
 from tmca_core.training.scores import CaseScore
 
 if TYPE_CHECKING:
@@ -73,28 +75,25 @@ def write_examples(
     settings: EvaluationSettings,
     device: torch.device,
 ) -> None:
-    """Write `examples/index.json` and 8-bit PNGs (masks 0 and 255) of up to `settings.examples` cases; older ones go.
+    """Write `examples/index.json` and 8-bit PNGs (masks 0 and 255, a file a target) of up to `settings.examples` cases; older ones go.
 
     Args:
+        run: its configuration names the targets.
         scores: of `data`, case by case, as `evaluate` gave them.
 
     Raises:
-        ValueError: there is not one score a case.
+        ValueError: there is not one score a case, or not one mask a target.
     """
     if [s.case_id for s in scores] != [case.case_id for case in data.cases]:
         raise ValueError(f"{len(scores)} scores do not belong to the {len(data)} cases.")
+    targets = run.config().data.target_names
+    if data.masks.shape[1] != len(targets):
+        raise ValueError(f"masks of {data.masks.shape[1]} targets; the run's configuration names {', '.join(targets)}.")
     chosen = choose_examples(scores, settings.examples)
     part = data.subset([i for i, _ in chosen])
-    texts = [case.text for case in part.cases]
-    swapped_texts = [swap_sides(text) for text in texts]
+    swapped_texts = [swap_sides(case.text) for case in part.cases]
     threshold = math.log(settings.threshold / (1 - settings.threshold))
-
-    def masks(these: Sequence[str]) -> Tensor:
-        return predict_logits(network, part, these, pipeline, batch_size=settings.batch_size, device=device) > threshold
-
-    own, swapped = masks(texts), masks(swapped_texts)
-    found = areas(swapped, part.masks)
-    swapped_dice = dice(found.intersection, found.predicted, found.truth).tolist()
+    swapped = predict_logits(network, part, swapped_texts, pipeline, batch_size=settings.batch_size, device=device) > threshold
 
     folder = run.folder / "examples"
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,12 +101,18 @@ def write_examples(
         old.unlink()
     entries: list[dict[str, Any]] = []
     for k, (i, kind) in enumerate(chosen):
-        name = f"{k:03d}"
-        pictures = {"image": part.images[k], "truth": part.masks[k] * 255, "prediction": own[k] * 255, "swapped": swapped[k] * 255}
-        files = {what: f"{name}-{what}.png" for what in pictures}
-        for what, tensor in pictures.items():
-            write_atomically(folder / files[what], png(tensor.to(torch.uint8)))
-        case = part.cases[k]
+        name, case = f"{k:03d}", part.cases[k]
+        logits, maps, pictures = _explained(network, part.images[k], case.text, pipeline, device)
+        layers = {"truth": part.masks[k], "prediction": logits[0] > threshold, "swapped": swapped[k]}
+        for layer, masks in layers.items():
+            pictures |= {
+                layer if len(targets) == 1 else f"{layer}/{target}": mask * 255
+                for target, mask in zip(targets, masks.to(torch.uint8), strict=True)
+            }
+        pictures["image"] = part.images[k]
+        files = {what: f"{name}-{what.replace('/', '-')}.png" for what in pictures}
+        for what, pixels in pictures.items():
+            write_atomically(folder / files[what], png(pixels.reshape(-1, *pixels.shape[-2:])))
         entries.append(
             {
                 "id": name,
@@ -117,12 +122,29 @@ def write_examples(
                 "swapped_report": swapped_texts[k],
                 "kind": kind,
                 "dice": scores[i].dice,
-                "dice_swapped": swapped_dice[k],
+                "dice_swapped": scores[i].counterfactual.get("swapped"),
                 "one_sided": scores[i].laterality_error is not None,
+                "targets": list(targets),
                 "files": files,
+                "maps": maps,
             }
         )
     write_atomically(folder / "index.json", json.dumps({"examples": entries}, indent=1, allow_nan=False) + "\n")
+
+
+def _explained(
+    network: Network, image: Tensor, text: str, pipeline: TextPipeline, device: torch.device
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+    """Logits (1, C, S, S) of one case read alone; what its maps say, and their pictures by name."""
+    with inference(network):
+        batch = pipeline.encode([text]).to(device)
+        output = network(prepare_images(image[None].to(device)), batch)
+    facts: dict[str, Any] = {}
+    pictures: dict[str, Tensor] = {}
+    if output.maps:
+        read = keep_phrases(text, pipeline.phrase_kinds)
+        facts, pictures = describe_maps(read, pipeline.encoder.spans(read), batch.kinds[0].tolist(), output.maps)
+    return output.logits.float().cpu(), facts, pictures
 
 
 def png(pixels: Tensor) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from tmca_core.report.contours import outlines, svg_path
 from tmca_core.report.lenient import mapping, number, objects
+from tmca_core.report.panels import Panel, panels
 
 LAYERS = ("truth", "prediction", "swapped")
 _BUDGET = 3_000_000  # bytes of images and outlines in a page, so that it stays below 5 MB with everything else
@@ -26,9 +27,11 @@ class Film:
     """One example, ready to draw.
 
     Attributes:
-        image: data URI of `width` × `height` pixels.
-        paths: SVG outlines by layer.
-        files: the PNGs they were made from.
+        image: data URI of `width` × `height` pixels; `file` is the PNG that it was made from.
+        targets: names, in the order of paths and masks.
+        paths: by layer, an SVG outline a target.
+        masks: by layer, the PNG a target.
+        panels: the network's own maps, where it returned any.
     """
 
     id: str
@@ -42,8 +45,16 @@ class Film:
     image: str
     width: int
     height: int
-    paths: Mapping[str, str]
-    files: Mapping[str, Path]
+    file: Path
+    targets: Sequence[str]
+    paths: Mapping[str, Sequence[str]]
+    masks: Mapping[str, Sequence[Path]]
+    panels: Sequence[Panel]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page, about."""
+        return len(self.image) + sum(len(path) for paths in self.paths.values() for path in paths) + sum(p.size for p in self.panels)
 
 
 def load_films(folder: Path, remarks: list[str]) -> list[Film]:
@@ -65,7 +76,7 @@ def load_films(folder: Path, remarks: list[str]) -> list[Film]:
         except (OSError, ValueError, KeyError, TypeError, Image.DecompressionBombError) as error:
             remarks.append(f"Example {entry.get('id', '?')} is not shown: {type(error).__name__}: {error}.")
             continue
-        spent += len(film.image) + sum(map(len, film.paths.values()))
+        spent += film.size
         if spent > _BUDGET:
             remarks.append(f"{len(entries) - len(films)} examples are not shown: the page would grow too large.")
             break
@@ -74,20 +85,25 @@ def load_films(folder: Path, remarks: list[str]) -> list[Film]:
 
 
 def _film(folder: Path, entry: Mapping[str, Any], side: int) -> Film:
-    files = {str(k): str(v) for k, v in entry["files"].items()}
-    if any(Path(name).name != name for name in files.values()):
+    names = {str(k): str(v) for k, v in entry["files"].items()}
+    if any(Path(name).name != name for name in names.values()):
         raise ValueError("a file lies outside of the examples' folder")
-    with Image.open(folder / files["image"]) as opened:
+    files = {what: folder / name for what, name in names.items()}
+    targets = [str(target) for target in entry.get("targets") or ["lesion"]]
+    with Image.open(files["image"]) as opened:
         picture = opened.convert("L" if opened.mode in ("1", "L", "I", "I;16") else "RGB")
     full = picture.size
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    paths = {}
-    for layer in LAYERS:
-        if layer in files:
-            mask = read_mask(folder / files[layer], full, side // 2)
-            paths[layer] = svg_path(outlines(mask), picture.width / mask.shape[1])
+    masks = {
+        layer: [files[layer if len(targets) == 1 else f"{layer}/{target}"] for target in targets]
+        for layer in LAYERS
+        if any(what.partition("/")[0] == layer for what in files)
+    }
+    read = {layer: [read_mask(path, full, side // 2) for path in paths] for layer, paths in masks.items()}
+    predicted = np.any(read["prediction"], axis=0)
+    scale = picture.width / predicted.shape[1]
     return Film(
         id=str(entry["id"]),
         case_id=str(entry.get("case_id", "")),
@@ -100,8 +116,11 @@ def _film(folder: Path, entry: Mapping[str, Any], side: int) -> Film:
         image="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
         width=picture.width,
         height=picture.height,
-        paths=paths,
-        files={what: folder / name for what, name in files.items()},
+        file=files["image"],
+        targets=targets,
+        paths={layer: [svg_path(outlines(mask), scale) for mask in found] for layer, found in read.items()},
+        masks=masks,
+        panels=panels(files, mapping(entry.get("maps")), predicted, scale),
     )
 
 

@@ -17,13 +17,14 @@ from tmca_core import __version__
 from tmca_core.report import story
 from tmca_core.report.charts import Line, Range, bar_chart, line_chart, range_chart
 from tmca_core.report.content import Content, Point, gather
-from tmca_core.report.films import Film
+from tmca_core.report.drawing import COLOURS, draw_film, draw_panel
 from tmca_core.report.lenient import mapping, number
-from tmca_core.report.svg import picture, tag
+from tmca_core.report.published import Figure, figures
 from tmca_core.run import Run, write_atomically
 
 MOST_PANELS = 12  # small charts, one a site
 MOST_ROWS = 100  # of any table
+MOST_OPEN = 3  # cases whose maps are unfolded
 
 
 def write_report(run: Run) -> Path:
@@ -45,6 +46,7 @@ def render(content: Content) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "figure": story.figure,
+        "fine": lambda value: story.figure(value, 4),
         "percent": story.percent,
         "signed": story.signed,
         "size": story.size,
@@ -52,6 +54,9 @@ def render(content: Content) -> str:
     }
     template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
     verdict, verdict_tone = story.text_verdict(content)
+    swaps = [film for film in content.films if film.kind == "counterfactual" and "swapped" in film.paths]
+    gallery = [film for film in content.films if film.kind != "counterfactual"]
+    targets = content.config.data.target_names
     return template.render(
         c=content,
         css=(here / "report.css").read_text(encoding="utf-8"),
@@ -64,9 +69,16 @@ def render(content: Content) -> str:
         facts=_facts(content),
         command=_command(content),
         counterfactual_chart=_counterfactual_chart(content),
-        swaps=[film for film in content.films if film.kind == "counterfactual" and "swapped" in film.paths],
-        gallery=[film for film in content.films if film.kind != "counterfactual"],
+        swaps=swaps,
+        gallery=gallery,
+        explained=[film for film in (*gallery, *swaps) if film.panels],
+        most_open=MOST_OPEN,
         film=draw_film,
+        panel=draw_panel,
+        targets=[(name, f"t{k % COLOURS}") for k, name in enumerate(targets)] if len(targets) > 1 else [],
+        without=mapping(mapping(content.summary.get("final")).get("without_report")),
+        per_target=list(mapping(mapping(content.summary.get("final")).get("per_target")).items()),
+        published=_published(content),
         marked=mark_changes,
         overall_chart=_overall_chart(content),
         site_charts=_site_charts(content),
@@ -80,23 +92,6 @@ def render(content: Content) -> str:
         counter=mapping(content.summary.get("counterfactual")),
         final=mapping(content.summary.get("final")),
     )
-
-
-def draw_film(film: Film, layers: Sequence[str], *, again: bool = False) -> Markup:
-    """An image with outlines of the named layers; `again` reuses the pixels of an earlier drawing of the same film."""
-    shown = {"truth": "true mask", "prediction": "predicted mask", "swapped": "mask predicted with the swapped report"}
-    told = f"Case {film.case_id} of {film.site} with outlines: {', '.join(shown[layer] for layer in layers)}."
-    key = "film-" + re.sub(r"\W", "-", film.id)
-    w, h = film.width, film.height
-    if again:
-        parts = [tag("use", href=f"#{key}")]
-    else:
-        parts = [tag("image", id=key, href=film.image, width=w, height=h, preserveAspectRatio="none")]
-    parts += [tag("path", class_=layer, d=film.paths[layer]) for layer in layers if film.paths.get(layer)]
-    letter = h / 12
-    for side, x, anchor in (("R", 0.03 * w, "start"), ("L", 0.97 * w, "end")):
-        parts.append(tag("text", side, class_="side", text_anchor=anchor, x=x, y=letter * 1.05, font_size=letter))
-    return picture("film", told, f"Report: {film.report}", w, h, parts)
 
 
 def mark_changes(before: str, after: str) -> Markup:
@@ -134,6 +129,21 @@ def _command(content: Content) -> str:
         return "tmca simulate config.toml --out another-folder"
     kind, _, site = str(content.summary.get("arm", "")).partition(":")
     return f"tmca train config.toml{f' --site {shlex.quote(site)}' if kind == 'local' else ''} --out another-folder"
+
+
+def _published(content: Content) -> list[tuple[str, str, list[Figure], float | None, float | None]]:
+    """Two tables, never mixed: heading, explanation, published figures, and this run's Dice and IoU of the same kind."""
+    name, final = content.config.evaluation.published, mapping(content.summary.get("final"))
+    if not name:
+        return []
+    kinds = [
+        ("pooled", "Pooled", "one value from the areas of all test cases"),
+        ("image", "Per image", "mean over the test cases"),
+    ]
+    return [
+        (heading, told, figures(name, pooled=key == "pooled"), number(final.get(f"dice_{key}")), number(final.get(f"iou_{key}")))
+        for key, heading, told in kinds
+    ]
 
 
 def _counterfactual_chart(content: Content) -> Markup:

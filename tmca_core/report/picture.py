@@ -87,7 +87,7 @@ def _film_height(film: Film) -> int:
 
 def _film_picture(film: Film, layers: Sequence[str]) -> Image.Image:
     """One film with its outlines at drawing size; only the last layer is filled, and the truth is thin beside it."""
-    with Image.open(film.files["image"]) as opened:
+    with Image.open(film.file) as opened:
         source = opened.size
         picture = opened.convert("RGB")
     size = (_FILM * _OVER, _film_height(film) * _OVER)
@@ -95,14 +95,14 @@ def _film_picture(film: Film, layers: Sequence[str]) -> Image.Image:
     for layer in layers:
         shape, edge = Image.new("L", size), Image.new("L", size)
         inner, outer = ImageDraw.Draw(shape), ImageDraw.Draw(edge)
-        mask = read_mask(film.files[layer], source, _FILM)
-        for curve in outlines(mask):
-            points = [(x, y) for x, y in (curve * np.array([size[0] / mask.shape[1], size[1] / mask.shape[0]])).tolist()]
+        masks = [read_mask(path, source, _FILM) for path in film.masks[layer]]
+        height, width = masks[0].shape
+        for curve in (curve for mask in masks for curve in outlines(mask)):
+            points = [(x, y) for x, y in (curve * np.array([size[0] / width, size[1] / height])).tolist()]
             outer.line([*points, points[0]], 255, width=(3 if layer == layers[-1] else 2) * _OVER, joint="curve")
         if layer == layers[-1]:
-            inner.bitmap(
-                (0, 0), Image.fromarray(mask).convert("L").resize(size, Image.Resampling.BICUBIC).point(lambda v: 255 * (v > 127)), 64
-            )
+            filled = Image.fromarray(np.any(masks, axis=0)).convert("L").resize(size, Image.Resampling.BICUBIC)
+            inner.bitmap((0, 0), filled.point(lambda v: 255 * (v > 127)), 64)
         for stencil in (shape, edge):
             picture.paste(_COLOURS[layer], (0, 0), stencil)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(20 * _OVER)

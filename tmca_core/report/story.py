@@ -105,10 +105,10 @@ def _side_tone(error: float | None, floor: float | None) -> Tone:
     return "good" if excess <= 0.03 else "bad" if excess >= 0.2 else "plain"
 
 
-def figure(value: object) -> str:
-    """Three decimals, or a dash."""
+def figure(value: object, decimals: int = 3) -> str:
+    """A figure with so many decimals, or a dash."""
     known = number(value)
-    return "–" if known is None else f"{known:.3f}"
+    return "–" if known is None else f"{known:.{decimals}f}"
 
 
 def percent(value: object) -> str:

@@ -31,6 +31,10 @@ class TextEncoder(nn.Module):
         """Token ids (B, L) int64 and mask (B, L) bool, padded to the longest report; an empty report has its special tokens."""
         raise TypeError(f"{type(self).__name__} defines no tokenize.")
 
+    def spans(self, text: str) -> list[tuple[int, int] | None]:
+        """Characters (start, end) of every token that `tokenize` makes of one report; None for special tokens."""
+        raise TypeError(f"{type(self).__name__} defines no spans.")
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (B, L) int64, mask (B, L) bool → features (B, L, D) float32; what stands at padding is undefined."""
         raise TypeError(f"{type(self).__name__} defines no forward.")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tmca_core.cases.decode import default_cache_dir
+from tmca_core.config import Config
 from tmca_core.errors import WeightsError
 from tmca_core.text.encoders import TextEncoder
 from tmca_core.text.findings import parse
+from tmca_core.text.phrases import keep_phrases, token_kinds
 
-_MAGIC = b"TMTOKEN1"
+_MAGIC = b"TMTOKEN2"
+_ALL_KINDS = frozenset(("locational", "descriptive", "diagnostic"))
+
+
+Spans = list[tuple[int, int] | None]
+"""Characters of every token of a report; None for special tokens."""
 
 
 @dataclass
@@ -31,12 +39,17 @@ class TextBatch:
         features: (B, L, D) float32 of a frozen encoder, 0 at padding, else None.
         mask: (B, L) bool, True at tokens.
         zones: (B, 6) float32 of 0 and 1 in the order LU LM LL RU RM RL; all 0 where the report sets no constraint.
+        kinds: (B, L) int64, kind of every token: 0 special or padding, 1 other word, 2 descriptive, 3 diagnostic, 4 locational
+            without side, 5 patient's left, 6 patient's right. All 0 where a report has no word: it is missing.
+        certainty: (B,) float32: 1 certain, 0.5 uncertain, 0 where the zones set no constraint.
     """
 
     ids: Tensor | None
     features: Tensor | None
     mask: Tensor
     zones: Tensor
+    kinds: Tensor
+    certainty: Tensor
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -45,7 +58,16 @@ class TextBatch:
         """The same batch on another device."""
         ids = self.ids if self.ids is None else self.ids.to(device)
         features = self.features if self.features is None else self.features.to(device)
-        return TextBatch(ids, features, self.mask.to(device), self.zones.to(device))
+        rest = (self.mask, self.zones, self.kinds, self.certainty)
+        return TextBatch(ids, features, *(tensor.to(device) for tensor in rest))
+
+    def subset(self, index: Tensor) -> TextBatch:
+        """The reports at `index` (K,) int64, padded to the longest of them."""
+        mask = self.mask[index]
+        length = int(mask.sum(1).max())
+        ids = self.ids if self.ids is None else self.ids[index, :length]
+        features = self.features if self.features is None else self.features[index, :length]
+        return TextBatch(ids, features, mask[:, :length], self.zones[index], self.kinds[index, :length], self.certainty[index])
 
 
 class TextPipeline:
@@ -56,19 +78,31 @@ class TextPipeline:
     on what else was in the batch.
     """
 
-    def __init__(self, encoder: TextEncoder, cache_dir: Path | None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        cache_dir: Path | None,
+        device: torch.device | str = "cpu",
+        *,
+        phrase_kinds: Collection[str] = _ALL_KINDS,
+    ) -> None:
         """Prepare; the cache folder is made when the first entry is written.
 
         Args:
             encoder: trainable (ids are passed on) or frozen (features are).
             cache_dir: folder for token features of frozen encoders; None: memory only.
             device: where features that are not cached are computed.
+            phrase_kinds: kinds of phrase that are read ("locational", "descriptive", "diagnostic"); the others are taken out of a
+                report before anything else, and its zones are those of what remains.
         """
         self.encoder = encoder
         self.cache_dir = cache_dir
         self.device = torch.device(device)
-        self._zones: dict[str, Tensor] = {}
+        self.phrase_kinds = frozenset(phrase_kinds)
         self._rows: dict[str, Tensor] = {}
+        self._zones: dict[str, Tensor] = {}
+        self._certainty: dict[str, float] = {}
+        self._kinds: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
         """Reports in PATIENT sides → their batch, on the CPU.
@@ -84,25 +118,30 @@ class TextPipeline:
         lengths = torch.tensor([len(row) for row in rows])
         padded = pad_sequence(rows, batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        kinds = pad_sequence([self._kinds[text] for text in texts], batch_first=True)
         zones = torch.stack([self._zones[text] for text in texts])
+        certainty = torch.tensor([self._certainty[text] for text in texts])
         if self.encoder.frozen:
-            return TextBatch(None, padded.float(), mask, zones)
-        return TextBatch(padded, None, mask, zones)
+            return TextBatch(None, padded.float(), mask, zones, kinds, certainty)
+        return TextBatch(padded, None, mask, zones, kinds, certainty)
 
     def _learn(self, texts: Sequence[str]) -> None:
         """Parse and tokenise texts not met before; for a frozen encoder, read or compute their features."""
-        for text in texts:
-            self._zones[text] = zone_tensor(text)
+        read = [text if self.phrase_kinds >= _ALL_KINDS else keep_phrases(text, self.phrase_kinds) for text in texts]
         if self.encoder.frozen:
-            for text in texts:
-                self._rows[text] = self._features(text)
+            made = [self._features(kept) for kept in read]
         elif texts:
-            ids, mask = self.encoder.tokenize(texts)
-            for text, row, kept in zip(texts, ids, mask, strict=True):
-                self._rows[text] = row[kept].clone()
+            rows = [row[here].clone() for row, here in zip(*self.encoder.tokenize(read), strict=True)]
+            made = [(row, self.encoder.spans(kept)) for row, kept in zip(rows, read, strict=True)]
+        else:
+            made = []
+        for text, kept, (row, spans) in zip(texts, read, made, strict=True):
+            self._zones[text], self._certainty[text] = zones_and_certainty(kept)
+            self._kinds[text] = torch.tensor(token_kinds(kept, spans))
+            self._rows[text] = row
 
-    def _features(self, text: str) -> Tensor:
-        """Token features (L, D) float16 of one report, from the disk where they are there and whole."""
+    def _features(self, text: str) -> tuple[Tensor, Spans]:
+        """Token features (L, D) float16 and spans of one report, from the disk where they are there and whole."""
         path = self._path(text)
         found = None if path is None else read_entry(path, self.encoder.dim)
         if found is not None:
@@ -112,9 +151,10 @@ class TextPipeline:
             features: Tensor = self.encoder(ids.to(self.device), mask.to(self.device))[0].to("cpu", torch.float16)[mask[0]]
         if not torch.isfinite(features).all():
             raise WeightsError("the text encoder gives features that are not finite in float16; its weights are damaged or unfit.")
+        spans = self.encoder.spans(text)
         if path is not None:
-            write_entry(path, features)
-        return features
+            write_entry(path, features, spans)
+        return features, spans
 
     def _path(self, text: str) -> Path | None:
         """File of a report's features: by encoder fingerprint and report hash."""
@@ -124,15 +164,29 @@ class TextPipeline:
         return self.cache_dir / self.encoder.fingerprint()[:32] / name[:2] / f"{name}.tokens"
 
 
-def zone_tensor(text: str) -> Tensor:
-    """Zones (6,) float32 that a report names; 0 where it names none or contradicts itself."""
+def token_cache(config: Config) -> Path:
+    """Folder of the token features of frozen encoders."""
+    return (Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()) / "tokens"
+
+
+def zones_and_certainty(text: str) -> tuple[Tensor, float]:
+    """Zones (6,) float32 that a report names, 0 where it names none or contradicts itself; and how sure it is of them.
+
+    The certainty is 1 for a plain statement, 0.5 where every finding is doubted, and 0 where no zone is named.
+    """
     found = parse(text)
-    return torch.tensor([0] * 6 if found.contradictory else found.zones, dtype=torch.float32)
+    if found.contradictory or not any(found.zones):
+        return torch.zeros(6), 0.0
+    return torch.tensor(found.zones, dtype=torch.float32), 0.5 if found.certainty == "uncertain" else 1.0
 
 
-def write_entry(path: Path, features: Tensor) -> None:
-    """Write features (L, D) float16: magic, L, D, sha256 of the payload, payload. Whole or not at all."""
-    payload = features.contiguous().numpy().tobytes()
+def write_entry(path: Path, features: Tensor, spans: Spans) -> None:
+    """Write features (L, D) float16 and L spans, whole or not at all.
+
+    Layout: magic, L, D, sha256 of the payload, payload: the features, then start and end of every span, -1 for None.
+    """
+    places = np.array([(-1, -1) if span is None else span for span in spans], dtype="<i4").reshape(-1, 2)
+    payload = features.contiguous().numpy().astype("<f2").tobytes() + places.tobytes()
     head = _MAGIC + struct.pack("<II", *features.shape) + hashlib.sha256(payload).digest()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -145,8 +199,8 @@ def write_entry(path: Path, features: Tensor) -> None:
         raise
 
 
-def read_entry(path: Path, dim: int) -> Tensor | None:
-    """Features (L, `dim`) float16 of an entry; None where there is none or it is damaged."""
+def read_entry(path: Path, dim: int) -> tuple[Tensor, Spans] | None:
+    """Features (L, `dim`) float16 and the L spans of an entry; None where there is none or it is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -155,7 +209,9 @@ def read_entry(path: Path, dim: int) -> Tensor | None:
     if len(data) < start or data[: len(_MAGIC)] != _MAGIC:
         return None
     length, width = struct.unpack_from("<II", data, len(_MAGIC))
-    payload = data[start:]
-    if width != dim or len(payload) != 2 * length * width or hashlib.sha256(payload).digest() != data[start - 32 : start]:
+    payload, size = data[start:], 2 * length * width
+    if width != dim or len(payload) != size + 8 * length or hashlib.sha256(payload).digest() != data[start - 32 : start]:
         return None
-    return torch.from_numpy(np.frombuffer(payload, dtype="<f2").reshape(length, width).astype(np.float16))
+    features = torch.from_numpy(np.frombuffer(payload[:size], dtype="<f2").reshape(length, width).astype(np.float16))
+    places = np.frombuffer(payload[size:], dtype="<i4").reshape(length, 2).tolist()
+    return features, [None if first < 0 else (first, last) for first, last in places]

@@ -7,22 +7,18 @@ right are treated alike, so that the zones of a report with its sides swapped ar
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tmca_core.text import lexicon
 from tmca_core.text.places import Place, Zone, find_places
 from tmca_core.text.polarity import read_polarity
+from tmca_core.text.sentences import sentences
 from tmca_core.text.words import Word, split
 
 FoundSide = Literal["left", "right", "both", "none", "unknown"]
 Certainty = Literal["certain", "uncertain", "negated"]
-
-_SENTENCE_END = re.compile(r"[;!?\n]|\.(?=\s|$)|^\.(?=\D)")
-
-_LONGEST_SENTENCE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ def parse(text: str) -> Findings:
     spared: set[Zone] = set()
     doubts: list[bool] = []
     denied = False
-    for sentence, ending in _sentences(words, text):
+    for sentence, ending in sentences(words, text):
         flags = read_polarity(sentence, ending)
         rest = any(word.key in lexicon.REST for word in sentence)
         kept: list[Place] = []
@@ -115,19 +111,6 @@ def parse(text: str) -> Findings:
         certainty = "negated"
     zones = tuple(int((side, level) in found) for side in (0, 1) for level in (0, 1, 2))
     return Findings(side_name, zones, count, certainty, clash)
-
-
-def _sentences(words: Sequence[Word], text: str) -> Iterator[tuple[list[Word], str]]:
-    """Sentences as word lists, each with the text between its last word and the next sentence's first."""
-    sentence: list[Word] = []
-    for word in words:
-        # A text without full stops is cut, so that the time to parse grows linearly with its length.
-        if sentence and (_SENTENCE_END.search(word.gap) or len(sentence) == _LONGEST_SENTENCE):
-            yield sentence, word.gap
-            sentence = []
-        sentence.append(word)
-    if sentence:
-        yield sentence, text[sentence[-1].end :]
 
 
 def _denies(said: Sequence[Word], sentence: Sequence[Word]) -> bool:

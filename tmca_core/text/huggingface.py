@@ -72,6 +72,13 @@ class FrozenEncoder(TextEncoder):
         rows = tokenizer(list(texts), truncation=True, max_length=self.limit)["input_ids"]
         return pad(rows, tokenizer.pad_token_id or 0)
 
+    def spans(self, text: str) -> list[tuple[int, int] | None]:
+        """See `TextEncoder.spans`."""
+        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        made = self._load_tokenizer()(text, truncation=True, max_length=self.limit, **options)
+        pairs = zip(made["offset_mapping"], made["special_tokens_mask"], strict=True)
+        return [None if special else (int(start), int(end)) for (start, end), special in pairs]
+
     @torch.no_grad()
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `TextEncoder.forward`."""
@@ -131,6 +138,11 @@ class FrozenEncoder(TextEncoder):
                 tokenizer = kind.from_pretrained(str(self.folder), local_files_only=True, trust_remote_code=False)
             except (OSError, ValueError, KeyError) as error:
                 raise WeightsError(f"the tokenizer in {self.folder} cannot be loaded: {error}") from error
+            if not tokenizer.is_fast:
+                raise WeightsError(
+                    f"the tokenizer in {self.folder} cannot say which characters a token stands for; put a tokenizer.json of the same "
+                    "model into the folder (transformers' AutoTokenizer(…).save_pretrained writes one)."
+                )
             size = int(self._config.get("vocab_size") or len(tokenizer))
             unknown = tokenizer(_PROBE)["input_ids"].count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
             if unknown or len(tokenizer) > size or len(tokenizer) < size / 2:

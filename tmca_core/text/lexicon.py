@@ -92,3 +92,49 @@ BREAKS = terms("but however although while whereas though yet whilst")
 REST = terms("rest remainder otherwise remaining elsewhere other")
 IMAGING = terms("chest radiograph radiographs cxr x-ray xray ray film image study findings examination thorax")
 OFF_TOPIC = terms("laboratory lab blood physical auscultation urinary history fever pain discomfort cough ejection language effects")
+
+# Kinds of phrase. What is seen on the film is descriptive, also where it has a name of its own (effusion, atelectasis, mass);
+# why it is there, the disease, is diagnostic.
+DIAGNOSIS = terms(
+    "pneumonia pneumonias pneumonic pneumonitis bronchopneumonia infection infections infective infectious viral virus bacterial fungal "
+    "covid covid19 coronavirus ncov sars cov mers influenza h1n1 h5n1 tuberculosis tuberculous tb legionella legionellosis pneumocystis "
+    "pcp pjp jirovecii streptococcal streptococcus staphylococcal staphylococcus klebsiella mycoplasma chlamydia chlamydophila "
+    "aspergillosis aspergillus varicella herpes nocardia ards sepsis septic abscess empyema aspiration inflammatory inflammation "
+    "postinflammatory parapneumonic malignancy malignant metastasis metastases metastatic cancer carcinoma adenocarcinoma lymphoma "
+    "neoplasm neoplastic tumour tumor tumours tumors sarcoidosis granuloma granulomas granulomatous emphysema copd asthma bronchitis "
+    "bronchiolitis bronchiectasis oedema edema overload decompensation congestion failure embolism infarction haemorrhage hemorrhage "
+    "contusion vasculitis silicosis pneumoconiosis disease diseases adenoma adenomas hyperplastic"
+)
+LOOK = (FINDING - DIAGNOSIS - terms("involving crepitation crepitations crackles involvement")) | terms(
+    "opacified consolidated shadows haziness reticulation reticulations reticular reticulonodular bronchogram bronchograms nodular "
+    "nodularity micronodules lucency lucencies calcification calcifications scar scars scarring cyst cysts bulla bullae hyperinflation "
+    "haemothorax hydropneumothorax cardiomegaly fracture thickening ggo honeycombing paving infected nuclei nucleus cell cells polyp "
+    "polyps lump lumps darkening whitening veil veiling silhouetting blunting spot spots patch coalescence fluid"
+)
+# Size, degree, shape, density and number: descriptive beside a finding, something else anywhere else ("moderate fever").
+MODIFIER = terms(
+    "small large tiny little huge big massive medium moderate moderately mild mildly severe slight slightly marked minimal minor subtle "
+    "faint extensive new increasing increased decreased progressive old dense densely sparse sparsely evenly unevenly irregularly "
+    "regularly irregular regular distributed scattered clustered high higher highest low lowest hazy fluffy confluent coalescent focal "
+    "multifocal rounded round oval oblong ovoid flat sessile pedunculated linear layering band bandlike streaky segmental subsegmental "
+    "homogeneous heterogeneous inhomogeneous ill well defined circumscribed spiculated cavitary cavitating ground free loculated multiple "
+    "several numerous few many pink red white yellow pale brown reddish whitish pinkish dark bright mixed solid soft fine coarse fibrotic"
+)
+# Of an organ or a tissue; it goes with the finding that follows ("pulmonary infection") or with the place ("left pleural space").
+ORGAN = terms("pulmonary pleural lobar parenchymal alveolar interstitial airspace bronchial lung respiratory community acquired post")
+# Places that are no third of a lung.
+POSITION = terms(
+    "unilateral unilaterally peripheral peripherally periphery central centrally center centre top bottom corner lateral medial posterior "
+    "anterior medially laterally subpleural multilobar multifocally perihilum"
+)
+CERTAINTY = DOUBT | terms(
+    "keeping consistent compatible suspicion diagnosis diagnostic confirmed proven known typical characteristic represent represents "
+    "representing reflecting reflects indicating indicative secondary due cannot excluded "
+    "favour favor favouring favoring concerning worrisome related"
+)
+# What follows these is an interpretation, whatever its words ("in keeping with subsegmental collapse").
+INTERPRETING = terms(
+    "keeping consistent compatible suggestive suggesting suggest suggests suspicious represent represents representing reflecting "
+    "reflects indicating indicative secondary due"
+)
+LINKS = terms("a an the of in on at to for with and or by from be is are was were this its also both")

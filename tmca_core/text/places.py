@@ -54,6 +54,16 @@ def breaks(word: Word) -> bool:
     return any(mark in word.gap for mark in ",:()[]")
 
 
+def side_words(words: Sequence[Word]) -> list[int]:
+    """Indices of the words of a sentence that say left, right or both of the lungs (or of a picture), not of a heart or an arm."""
+    return [
+        index
+        for group in _side_groups(words)
+        for index in range(group.first, group.last + 1)
+        if words[index].kind == "side" or words[index].key in lexicon.BOTH
+    ]
+
+
 def find_places(words: Sequence[Word]) -> list[Place]:
     """Places that one sentence names, in the order of their words."""
     levels = _level_groups(words)
@@ -213,7 +223,6 @@ def _side_after(words: Sequence[Word], group: _Group, sides: Sequence[_Group]) -
 def _carries_on(words: Sequence[Word], before: _Group, group: _Group) -> bool:
     """ "right upper lobe and lower lobe": the side named for the first level holds for the second."""
     between = words[before.last + 1 : group.first]
-    [w.key for w in between]
     plural = any(w.key.endswith("s") and w.key in lexicon.LUNG for w in words[group.last + 1 : group.last + 2])
     quiet = not any(breaks(w) for w in [*between, words[group.first]])
     return quiet and not plural and all(w.key in lexicon.FILLERS or w.key in lexicon.JOINERS or w.kind == "side" for w in between)

@@ -90,9 +90,17 @@ class WordPieceEncoder(TextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See `TextEncoder.tokenize`."""
+        return pad([encoding.ids for encoding in self._fast().encode_batch(list(texts))], self._pieces.index("[PAD]"))
+
+    def spans(self, text: str) -> list[tuple[int, int] | None]:
+        """See `TextEncoder.spans`."""
+        encoding = self._fast().encode(text)
+        return [None if special else span for span, special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)]
+
+    def _fast(self) -> Tokenizer:
         if self._tokenizer is None:
             self._tokenizer = wordpiece_tokenizer(self._pieces, self.limit)
-        return pad([encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))], self._pieces.index("[PAD]"))
+        return self._tokenizer
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `TextEncoder.forward`."""

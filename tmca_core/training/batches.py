@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tmca_core.cases.augment import augment
+from tmca_core.cases.augment import augment, mirrored_targets
 from tmca_core.cases.case import CaseTensors
 from tmca_core.config import Config
 from tmca_core.seeds import torch_rng
@@ -17,7 +17,7 @@ from tmca_core.text.features import TextBatch, TextPipeline
 
 @dataclass(frozen=True)
 class Batch:
-    """images (B, C, S, S) float32 standardised; masks (B, 1, S, S) float32 of 0 and 1; the reports in patient sides."""
+    """images (B, C, S, S) float32 standardised; masks (B, M, S, S) float32 of 0 and 1, a channel a target; the reports in patient sides."""
 
     images: Tensor
     masks: Tensor
@@ -68,5 +68,8 @@ def _training_batch(
     data: CaseTensors, index: Tensor, pipeline: TextPipeline, config: Config, rng: torch.Generator, device: torch.device
 ) -> Batch:
     texts: Sequence[str] = [data.cases[i].text for i in index.tolist()]
-    images, masks, texts = augment(data.images[index].float() / 255, data.masks[index].float(), texts, config.augmentation, rng)
+    mirrored = mirrored_targets(config.data.target_names) if config.augmentation.flip else ()
+    images, masks, texts = augment(
+        data.images[index].float() / 255, data.masks[index].float(), texts, config.augmentation, rng, mirrored=mirrored
+    )
     return Batch(standardise(images).to(device), masks.to(device), pipeline.encode(texts).to(device))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tmca_core.cases.case import CaseTensors
-from tmca_core.cases.decode import default_cache_dir
 from tmca_core.cases.sites import SiteData, splits_json
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError
 from tmca_core.networks import Network, build_network
 from tmca_core.run import Checkpoint, Run
-from tmca_core.text.features import TextPipeline
+from tmca_core.text.features import TextPipeline, token_cache
 from tmca_core.training.device import resolve_device, set_threads
 from tmca_core.training.evaluation import CaseScore, evaluate, summarise
 from tmca_core.training.loop import fit
@@ -36,8 +34,8 @@ def concatenate(parts: Sequence[CaseTensors]) -> CaseTensors:
 
 def build_pipeline(network: Network, config: Config) -> TextPipeline:
     """The text pipeline of a network, with its cache of token features on disk."""
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-    return TextPipeline(network.text_encoder, folder / "tokens", resolve_device(config.training))
+    device = resolve_device(config.training)
+    return TextPipeline(network.text_encoder, token_cache(config), device, phrase_kinds=config.network.phrase_kinds)
 
 
 def train_arm(
@@ -165,7 +163,7 @@ def train_centralised(
         "seed": config.seed,
         "rounds": config.federation.rounds,
         "sites": [describe_site(site) for site in sites.values()],
-        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed),
+        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed, targets=config.data.target_names),
         "seconds": {"total": now - start, "training": trained - start, "evaluation": now - trained},
         "peak_rss_mb": peak_rss_mb(),
         "privacy": None,

@@ -78,10 +78,23 @@ def evaluate(
 
     config, network, pipeline = load_model(checkpoint, assignments or [])
     settings = config.data
-    table = read_manifest(manifest, laterality=settings.laterality, on_bad_case=settings.on_bad_case)
-    masked = [case for case in table.cases if case.mask is not None]
+    table = read_manifest(
+        manifest,
+        laterality=settings.laterality,
+        on_bad_case=settings.on_bad_case,
+        targets=settings.target_names,
+        missing_reports=settings.missing_reports,
+    )
+    masked = [case for case in table.cases if case.masks]
     cache = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    data, skipped = decode(masked, size=settings.image_size, channels=settings.channels, cache_dir=cache, on_bad_case=settings.on_bad_case)
+    data, skipped = decode(
+        masked,
+        size=settings.image_size,
+        channels=settings.channels,
+        cache_dir=cache,
+        columns=table.mask_columns,
+        on_bad_case=settings.on_bad_case,
+    )
     data = resolve_laterality(table, data, laterality=settings.laterality, trust=settings.trust_laterality)
     # Chosen only now: the side convention is measured on all cases, as for training.
     chosen = select_cases(data.cases, splits_of_run(checkpoint), split)
@@ -89,7 +102,7 @@ def evaluate(
     scores = measure(network, data, pipeline, settings=config.evaluation, device=resolve_device(config.training))
     bad = [*table.skipped, *skipped]
     summary = {
-        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed),
+        **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed, targets=settings.target_names),
         "cases": len(scores),
         "split": dict(chosen.counts),
         "without_mask": len(table.cases) - len(masked),
@@ -99,10 +112,11 @@ def evaluate(
     write_atomically(out / "evaluation.json", json.dumps(summary, indent=1, allow_nan=False))
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["case_id", "patient_id", "site", "dice", "iou", "hd95_px", "laterality_error", "dice_swapped"])
+        several = [f"dice:{name}" for name in settings.target_names] if len(settings.target_names) > 1 else []
+        writer.writerow(["case_id", "patient_id", "site", "dice", "iou", "hd95_px", "laterality_error", "dice_swapped", *several])
         for s in scores:
             row = [s.case_id, s.patient_id, s.site, s.dice, s.iou, s.hd95, s.laterality_error, s.counterfactual.get("swapped")]
-            writer.writerow(row)
+            writer.writerow([*row, *(target.dice for target in s.targets)])
     skips = "".join(f"\nskipped row {s.row}, column '{s.column}': {s.reason}" for s in bad)
     if chosen.warning:
         print(chosen.warning, file=sys.stderr)
@@ -112,13 +126,16 @@ def evaluate(
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints/round-NNN.")],
     image: Annotated[Path, typer.Option(help="PNG, JPEG, DICOM or NIfTI.")],
-    report: Annotated[str, typer.Option(help="The report's text.")],
-    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 and 255, the image's size).")],
+    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 and 255, the image's size); of several targets out-NAME.png each.")],
+    report: Annotated[str, typer.Option(help="The report's text; without it the mask follows from the image alone.")] = "",
     laterality: Annotated[Literal["patient", "image"], typer.Option(help="Whose left the report means.")] = "patient",
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment one image as its report says."""
+    """Segment one image as its report says.
+
+    Several targets may overlap, which no single picture of labels could show: each has a file of its own.
+    """
     import math
 
     import numpy as np
@@ -141,15 +158,26 @@ def predict(
     pixels = read_image(image, config.data.channels)
     size, threshold = config.data.image_size, config.evaluation.threshold
     tensor = torch.from_numpy(resize_image(pixels, size)).reshape(1, size, size, -1).permute(0, 3, 1, 2)
-    text = in_patient_sides(report, laterality)
+    text = in_patient_sides(report.strip(), laterality)
+    batch = pipeline.encode([text]).to(device)
     with inference(network):
-        logits = network(prepare_images(tensor.to(device)), pipeline.encode([text]).to(device)).logits
+        logits = network(prepare_images(tensor.to(device)), batch).logits
         logits = torch.nn.functional.interpolate(logits.float(), size=pixels.shape[:2], mode="bilinear", align_corners=False)
-    mask = (logits[0, 0] > math.log(threshold / (1 - threshold))).cpu().numpy()
+    masks = (logits[0] > math.log(threshold / (1 - threshold))).cpu().numpy()
+    names = config.data.target_names
+    files = [out] if len(names) == 1 else [out.with_name(f"{out.stem}-{name}{out.suffix}") for name in names]
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(out)
-    result = {"mask": str(out), "height": mask.shape[0], "width": mask.shape[1], "area_share": float(mask.mean()), "side": parse(text).side}
-    emit(as_json, result, f"{out}: {100 * result['area_share']:.1f} % of the image; the report names side: {result['side']}")
+    for file, mask in zip(files, masks, strict=True):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+    image_only = not network.uses_text or not bool(batch.kinds.any())
+    shares = [float(mask.mean()) for mask in masks]
+    found = [{"mask": str(file), "area_share": share} for file, share in zip(files, shares, strict=True)]
+    own: dict[str, Any] = found[0] if len(names) == 1 else {"targets": dict(zip(names, found, strict=True))}
+    side = parse(text).side
+    result = {**own, "height": masks.shape[1], "width": masks.shape[2], "side": side, "image_only": image_only}
+    lines = "\n".join(f"{file}: {100 * share:.1f} % of the image" for file, share in zip(files, shares, strict=True))
+    why = "the report says nothing" if network.uses_text else "this network reads no report"
+    emit(as_json, result, f"{lines}; {f'from the image alone: {why}' if image_only else f'the report names side: {side}'}")
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -167,6 +195,10 @@ def headline(summary: dict[str, Any]) -> str:
     if counter.get("swapped") is not None:
         lines += f"\nreport true {counter['true']:.3f}, sides swapped {counter['swapped']:.3f}, another case's {counter['shuffled']:.3f}, "
         lines += f"empty {counter['empty']:.3f} (Dice against the true mask)"
+    if "per_target" in final:
+        lines += "\nper target " + ", ".join(f"{name} {figures['dice_image']:.3f}" for name, figures in final["per_target"].items())
+    if "without_report" in final:
+        lines += "\n{cases} cases without a report {dice_image:.3f}".format(**final["without_report"])
     return lines
 
 

@@ -15,7 +15,7 @@ from tmca_core.config import EvaluationSettings
 from tmca_core.losses.segmentation import dice_cross_entropy
 from tmca_core.training.batches import prepare_images
 from tmca_core.training.metrics import areas, counterfactual_texts, dice, hausdorff95, iou, named_side, other_side_share
-from tmca_core.training.scores import CaseScore, SiteSummary, combine, site_summary, summarise
+from tmca_core.training.scores import CaseScore, SiteSummary, TargetScore, combine, site_summary, summarise
 
 if TYPE_CHECKING:
     from tmca_core.networks.interface import Network, Output
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CaseLoss", "CaseScore", "SiteSummary", "combine", "evaluate", "inference", "predict_logits", "site_summary", "summarise"]
 
 CaseLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, 1, S, S) and float masks of the same shape → (B,) losses."""
+"""Logits (B, C, S, S), C targets, and float masks of the same shape → (B,) losses."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def inference(network: Network) -> Iterator[None]:
 def predict_logits(
     network: Network, data: CaseTensors, texts: Sequence[str], pipeline: TextPipeline, *, batch_size: int, device: torch.device
 ) -> Tensor:
-    """Logits (N, 1, S, S) float32 on the CPU for N cases read with N texts (not necessarily their own).
+    """Logits (N, C, S, S) float32, a channel a target, on the CPU for N cases read with N texts (not necessarily their own).
 
     Raises:
         ValueError: there is not one text a case.
@@ -50,7 +50,7 @@ def predict_logits(
     if len(texts) != len(data):
         raise ValueError(f"{len(data)} cases, {len(texts)} texts.")
     if not len(data):
-        return torch.empty(0, 1, *data.images.shape[-2:])
+        return torch.empty(0, *data.masks.shape[1:])
     parts = []
     with inference(network):
         for start in range(0, len(data), batch_size):
@@ -103,34 +103,59 @@ def evaluate(
                 same = not network.uses_text or others[part] == texts[part]
                 other = own if same else logits(others[part])
                 found = areas(other > threshold, truth)
-                for score, value in zip(scores[part], dice(found.intersection, found.predicted, found.truth).tolist(), strict=True):
+                values = dice(found.intersection, found.predicted, found.truth).mean(1).tolist()
+                for score, value in zip(scores[part], values, strict=True):
                     score.counterfactual[name] = value
     return scores
 
 
 def _score(data: CaseTensors, part: slice, predicted: Tensor, truth: Tensor, losses: list[float] | None, hd95: bool) -> list[CaseScore]:
     """Scores of one batch, counterfactuals still missing."""
-    found = areas(predicted, truth)
-    overlap = dice(found.intersection, found.predicted, found.truth).tolist()
-    union = iou(found.intersection, found.predicted, found.truth).tolist()
+    targets = _targets(predicted, truth, hd95)
+    union = areas(predicted.any(1, keepdim=True), truth.bool().any(1, keepdim=True))
     cases = data.cases[part]
     sides = [named_side(case.text) for case in cases]
     errors, floors = other_side_share(predicted, sides), other_side_share(truth, sides)
-    return [
-        CaseScore(
+    scores = []
+    for i, (case, each) in enumerate(zip(cases, targets, strict=True)):
+        distances = [one.hd95 for one in each if one.hd95 is not None]
+        score = CaseScore(
             case_id=case.case_id,
             patient_id=case.patient_id,
             site=case.site,
-            intersection=int(found.intersection[i]),
-            predicted=int(found.predicted[i]),
-            truth=int(found.truth[i]),
-            dice=overlap[i],
-            iou=union[i],
-            hd95=hausdorff95(predicted[i, 0], truth[i, 0]) if hd95 else None,
+            intersection=int(union.intersection[i, 0]),
+            predicted=int(union.predicted[i, 0]),
+            truth=int(union.truth[i, 0]),
+            dice=sum(one.dice for one in each) / len(each),
+            iou=sum(one.iou for one in each) / len(each),
+            hd95=sum(distances) / len(distances) if distances else None,
             laterality_error=errors[i],
             laterality_floor=floors[i],
             loss=None if losses is None else losses[i],
             counterfactual={},
+            without_report=not case.text,
+            targets=each if len(each) > 1 else (),
         )
-        for i, case in enumerate(cases)
+        scores.append(score)
+    return scores
+
+
+def _targets(predicted: Tensor, truth: Tensor, hd95: bool) -> list[tuple[TargetScore, ...]]:
+    """Scores of N cases' C targets from masks (N, C, S, S)."""
+    found = areas(predicted, truth)
+    overlap = dice(found.intersection, found.predicted, found.truth).tolist()
+    union = iou(found.intersection, found.predicted, found.truth).tolist()
+    return [
+        tuple(
+            TargetScore(
+                intersection=int(found.intersection[i, k]),
+                predicted=int(found.predicted[i, k]),
+                truth=int(found.truth[i, k]),
+                dice=overlap[i][k],
+                iou=union[i][k],
+                hd95=hausdorff95(predicted[i, k], truth[i, k]) if hd95 else None,
+            )
+            for k in range(truth.shape[1])
+        )
+        for i in range(len(truth))
     ]

@@ -14,10 +14,13 @@ from tmca_core.config import Config, TrainingSettings
 from tmca_core.errors import TmcaError
 from tmca_core.losses import LOSSES
 from tmca_core.networks.interface import Network
+from tmca_core.seeds import stream
 from tmca_core.text.features import TextPipeline
 from tmca_core.training.batches import Batch, steps_a_round, training_batches
 from tmca_core.training.device import autocast
 from tmca_core.training.state import TrainState, capture, restore
+
+AUXILIARY_WARMUP = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,26 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def train_step(network: Network, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> Tensor:
-    """One optimiser step; returns the mean loss as a tensor of its own (no host synchronisation)."""
-    loss_of = LOSSES[settings.loss]()
+def case_losses(network: Network, batch: Batch, settings: TrainingSettings, progress: float = 1.0) -> Tensor:
+    """Segmentation loss plus the network's auxiliary losses: (B,).
+
+    Args:
+        progress: share of all steps done; auxiliary losses rise linearly to their weight over the first tenth.
+    """
     with autocast(settings, batch.images.device):
         output = network(batch.images, batch.text)
-    loss = loss_of.per_case(output.logits, batch.masks).mean()
+    losses = LOSSES[settings.loss]().per_case(output.logits, batch.masks)
+    rise = min(1.0, progress / AUXILIARY_WARMUP)
+    for auxiliary in network.auxiliary(output, batch.masks).values():
+        losses = losses + rise * auxiliary.per_case
+    return losses
+
+
+def train_step(
+    network: Network, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainingSettings, progress: float = 1.0
+) -> Tensor:
+    """One optimiser step; returns the mean loss as a tensor of its own (no host synchronisation)."""
+    loss = case_losses(network, batch, settings, progress).mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if settings.clip_norm:
@@ -107,14 +124,18 @@ def fit(
     averaged = dict(state.average) if state and decay else {}
     steps = steps_a_round(len(data), config)
     total, seen, start = torch.zeros((), device=device), 0, time.perf_counter()
-    for step, batch in enumerate(training_batches(data, pipeline, config, round=round, site=site, device=device)):
-        rate = learning_rate(settings, (round - 1 + step / steps) / config.federation.rounds)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        total += train_step(network, batch, optimizer, settings) * len(batch)
-        seen += len(batch)
-        if decay:
-            _accumulate(averaged, network, decay, before + step + 1)
+    # What a network draws while it trains is a function of (seed, site, round) too.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream(config.seed, "network", site, round))
+        for step, batch in enumerate(training_batches(data, pipeline, config, round=round, site=site, device=device)):
+            progress = (round - 1 + step / steps) / config.federation.rounds
+            rate = learning_rate(settings, progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            total += train_step(network, batch, optimizer, settings, progress) * len(batch)
+            seen += len(batch)
+            if decay:
+                _accumulate(averaged, network, decay, before + step + 1)
     loss = float(total) / seen
     if not math.isfinite(loss):
         raise DivergedError(f"site '{site}', round {round}: the loss is {loss}. Lower training.learning_rate, or look at the site's data.")

@@ -1,6 +1,7 @@
 """What is measured on a mask: overlap, boundary distance, laterality, and the counterfactual reports that test the text.
 
-Pure functions on masks of shape (N, 1, H, W), bool or uint8 of 0 and 1.
+Pure functions on masks of shape (N, C, H, W), bool or uint8 of 0 and 1: N cases, C targets. A case's figure is the mean over its
+targets, each by the rule below; sides are measured on the union of the targets.
 
 The empty-mask rule, everywhere: both masks empty → Dice and IoU are 1; one of them empty → 0.
 Per image and pooled figures differ by several points and are never mixed: per image is the mean of the cases' own
@@ -29,7 +30,7 @@ COUNTERFACTUALS = ("swapped", "shuffled", "empty")
 
 @dataclass(frozen=True)
 class Areas:
-    """Areas a case in pixels, each (N,) int64: |P ∩ T|, |P| and |T|."""
+    """Areas a case and target in pixels, each (N, C) int64: |P ∩ T|, |P| and |T|."""
 
     intersection: Integers
     predicted: Integers
@@ -37,17 +38,17 @@ class Areas:
 
 
 def areas(predicted: Tensor, truth: Tensor) -> Areas:
-    """Areas of N pairs of masks.
+    """Areas of N × C pairs of masks.
 
     Raises:
-        ValueError: the shapes differ or are not (N, 1, H, W).
+        ValueError: the shapes differ or are not (N, C, H, W).
     """
-    if predicted.shape != truth.shape or predicted.ndim != 4 or predicted.shape[1] != 1:
-        raise ValueError(f"masks must both be (N, 1, H, W), got {tuple(predicted.shape)} and {tuple(truth.shape)}.")
+    if predicted.shape != truth.shape or predicted.ndim != 4:
+        raise ValueError(f"masks must both be (N, C, H, W), got {tuple(predicted.shape)} and {tuple(truth.shape)}.")
     p, t = predicted.bool(), truth.bool()
 
     def count(mask: Tensor) -> Integers:
-        return np.asarray(mask.flatten(1).sum(1).cpu().numpy(), dtype=np.int64)
+        return np.asarray(mask.flatten(2).sum(2).cpu().numpy(), dtype=np.int64)
 
     return Areas(count(p & t), count(p), count(t))
 
@@ -106,13 +107,13 @@ def named_side(text: str) -> Literal["left", "right"] | None:
 
 
 def other_side_share(masks: Tensor, sides: Sequence[Literal["left", "right"] | None]) -> list[float | None]:
-    """Share of each mask's area on the half of the image that its report does not name.
+    """Share of each case's area (all targets together) on the half of the image that its report does not name.
 
     On predictions this is the laterality error; on true masks it is the floor that label noise and midline cases set.
     The patient's left is the image half x > 0.5; the middle column of an odd width belongs to neither.
 
     Args:
-        masks: (N, 1, H, W).
+        masks: (N, C, H, W).
         sides: N named sides, None where the measure is not defined.
 
     Returns:
@@ -120,7 +121,7 @@ def other_side_share(masks: Tensor, sides: Sequence[Literal["left", "right"] | N
         not a way to a good figure: such cases are counted beside it, and their Dice is 0.)
     """
     width = masks.shape[-1]
-    flat = masks.bool()
+    flat = masks.bool().any(1)
     image_left = flat[..., : width // 2].flatten(1).sum(1).tolist()
     image_right = flat[..., (width + 1) // 2 :].flatten(1).sum(1).tolist()
     total = flat.flatten(1).sum(1).tolist()

@@ -31,7 +31,7 @@ def tensors(specs: list[tuple[str, str, str]]) -> CaseTensors:
     cases = []
     for i, (site, report, side) in enumerate(specs):
         masks[i, 0, 2:5, {"l": slice(1, 3), "r": slice(5, 7), "m": slice(3, 5), "b": slice(0, 8), "e": slice(0, 0)}[side]] = 1
-        cases.append(Case(str(i), str(i), site, Path("x"), Path("x"), report, report, "patient", row=i + 2))
+        cases.append(Case(str(i), str(i), site, Path("x"), (Path("x"),), report, report, "patient", row=i + 2))
     return CaseTensors(cases, torch.zeros((len(specs), 1, 8, 8), dtype=torch.uint8), masks)
 
 

@@ -30,9 +30,8 @@ def case(folder: Path, name: str, pixels: np.ndarray, mask: np.ndarray | None, r
     Image.fromarray(pixels).save(folder / f"{name}.png")
     if mask is not None:
         Image.fromarray(mask).save(folder / f"{name}-mask.png")
-    return Case(
-        name, name, "all", folder / f"{name}.png", folder / f"{name}-mask.png" if mask is not None else None, "x", "x", "patient", row=row
-    )
+    masks = () if mask is None else (folder / f"{name}-mask.png",)
+    return Case(name, name, "all", folder / f"{name}.png", masks, "x", "x", "patient", row=row)
 
 
 @pytest.fixture
@@ -96,12 +95,12 @@ def test_what_decode_returns(cases: list[Case]) -> None:
 def test_sizes_and_mask_pixels_are_of_the_files(cases: list[Case]) -> None:
     decoded = decode_all(cases, size=32, channels=1, cache_dir=None)
     assert decoded.sizes.tolist() == [[60, 80]] * 6
-    assert decoded.mask_pixels.tolist() == [-1, 330, 360, 390, 420, 450]
+    assert decoded.mask_pixels.tolist() == [[-1], [330], [360], [390], [420], [450]]
 
 
 def test_bad_files_are_skipped_with_row_and_column(cases: list[Case], tmp_path: Path) -> None:
     cases[1].image.write_bytes(cases[1].image.read_bytes()[:-40])
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(cases[3].mask or tmp_path)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(cases[3].masks[0])
     cases[4].image.unlink()
     for _ in range(2):  # the second time from the cache
         tensors, skipped = decode(cases, size=32, channels=1, cache_dir=tmp_path / "cache")
@@ -147,11 +146,8 @@ def test_the_cache_gives_the_same_wherever_the_files_are(cases: list[Case], tmp_
     (tmp_path / "moved").mkdir()
     moved = []
     for c in cases:
-        new = {}
-        for column, path in (("image", c.image), ("mask", c.mask)):
-            if path:
-                new[column] = path.rename(tmp_path / "moved" / path.name)
-        moved.append(Case(c.case_id, c.patient_id, c.site, new["image"], new.get("mask"), "new report", "y", "image", row=c.row))
+        image, *masks = (path.rename(tmp_path / "moved" / path.name) for path in (c.image, *c.masks))
+        moved.append(Case(c.case_id, c.patient_id, c.site, image, tuple(masks), "new report", "y", "image", row=c.row))
     third, _ = decode(moved, size=32, channels=1, cache_dir=cache)
     assert torch.equal(third.images, first.images) and third.cases[0].report == "new report"
 
@@ -163,11 +159,12 @@ def test_what_must_not_be_taken_from_the_cache(cases: list[Case], tmp_path: Path
     decode(cases, size=32, channels=3, cache_dir=cache)
     decode(cases[:5], size=32, channels=1, cache_dir=cache)
     decode(cases[::-1], size=32, channels=1, cache_dir=cache)
+    decode(cases, size=32, channels=1, cache_dir=cache, columns=["mask:lesion"])
     pixels = np.asarray(Image.open(cases[2].image)).copy()
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save(cases[2].image)
     decode(cases, size=32, channels=1, cache_dir=cache)
-    assert len(list(cache.rglob("*.safetensors"))) == 6
+    assert len(list(cache.rglob("*.safetensors"))) == 7
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "headless"])

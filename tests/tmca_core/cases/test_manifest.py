@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tmca_core.cases.manifest import Manifest, read_manifest
@@ -51,9 +51,9 @@ def test_a_good_row_becomes_a_case(folder: Path) -> None:
     manifest = read(folder, table({"mask": "images/b.png", "site": "north", "split": "Test", "ward": " 7b"}, {}))
     first, second = manifest.cases
     assert (first.case_id, first.patient_id, first.site, first.split, first.row) == ("c0", "p0", "north", "test", 2)
-    assert first.image == folder / "images/a.png" and first.mask == folder / "images/b.png"
+    assert first.image == folder / "images/a.png" and first.masks == (folder / "images/b.png",)
     assert first.metadata == {"ward": " 7b"}
-    assert (second.site, second.mask, second.split, second.row) == ("all", None, "", 3)
+    assert (second.site, second.masks, second.split, second.row) == ("all", (), "", 3)
     assert manifest.declared == {"north": None, "all": None} and not manifest.skipped and manifest.rows == 2
 
 
@@ -270,6 +270,7 @@ def test_every_row_is_either_a_case_or_a_skip(folder: Path, reports: list[str]) 
         assert skip.column == "report" and not reports[skip.row - 3].strip()
 
 
+@example(parts=["a.png", "..", "images", "a.png"], slash="/")
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parts=st.lists(st.sampled_from(["..", ".", "images", "a.png", "outside.png", "", "/", "\\", "C:", "link", "\x00"]), max_size=6),

@@ -25,7 +25,7 @@ def pool(patients: int, seed: int = 0) -> tuple[list[Case], list[float]]:
     for p in range(patients):
         text = f"Unilateral pulmonary infection, one infected area, {ZONES[p % 6]}."
         for k in range(int(rng.integers(1, 5))):
-            cases.append(Case(f"{p}-{k}", f"p{p:03d}", "here" if p % 3 else "there", Path("i"), Path("m"), text, text, "patient"))
+            cases.append(Case(f"{p}-{k}", f"p{p:03d}", "here" if p % 3 else "there", Path("i"), (Path("m"),), text, text, "patient"))
     return cases, [int(case.patient_id[1:]) / patients for case in cases]
 
 

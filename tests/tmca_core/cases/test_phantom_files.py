@@ -35,8 +35,8 @@ def test_files_hold_what_memory_holds(folder):
         assert (read.report, read.text, read.laterality, read.patient_id) == (case.report, case.text, case.laterality, case.patient_id)
         assert dict(read.metadata) == dict(case.metadata)
         assert np.array_equal(np.asarray(Image.open(read.image)), image[0].numpy())
-        assert np.array_equal(np.asarray(Image.open(read.mask)), mask[0].numpy() * 255)
-        assert read.image.relative_to(folder) == case.image and read.mask.relative_to(folder) == case.mask
+        assert np.array_equal(np.asarray(Image.open(read.masks[0])), mask[0].numpy() * 255)
+        assert read.image.relative_to(folder) == case.image and [mask.relative_to(folder) for mask in read.masks] == list(case.masks)
 
 
 def test_table_and_sidecar(folder):

@@ -15,7 +15,7 @@ from tmca_core.errors import ConfigError, ManifestError
 
 
 def case(name: str, patient: str, site: str = "a", split: str = "", row: int = 0) -> Case:
-    return Case(name, patient, site, Path(name), Path(name), "r", "r", "patient", split, row)  # type: ignore[arg-type]
+    return Case(name, patient, site, Path(name), (Path(name),), "r", "r", "patient", split, row)  # type: ignore[arg-type]
 
 
 def pool(counts: dict[str, list[int]]) -> list[Case]:

@@ -15,6 +15,27 @@ def test_values_computed_by_hand() -> None:
     assert cross_entropy(logits, mask).item() == pytest.approx(math.log(2))
 
 
+def test_several_targets_by_hand_each_by_itself_then_their_mean() -> None:
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[:, 1] = -80.0  # p = 0
+    masks = torch.zeros(1, 2, 2, 2)
+    masks[0, 0, 0, 0] = masks[0, 1, 0, 0] = masks[0, 1, 1, 1] = 1
+    # first as above: 0.5; second: 1 - (0 + 1) / (0 + 2 + 1) = 2/3. All pixels in one sum would give 1 - (2*0.5 + 1) / (2 + 3 + 1) = 2/3.
+    assert soft_dice(logits, masks).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    # first log 2 a pixel; second 80 at two of four pixels, 0 at the others
+    assert cross_entropy(logits, masks).item() == pytest.approx((math.log(2) + 40) / 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_loss_of_several_targets_is_the_mean_of_the_loss_of_each(channels: int) -> None:
+    torch.manual_seed(2)
+    logits, masks = torch.randn(3, channels, 8, 8), (torch.rand(3, channels, 8, 8) > 0.6).float()
+    slow = torch.stack([dice_cross_entropy(logits[:, k : k + 1], masks[:, k : k + 1]) for k in range(channels)]).mean(0)
+    assert torch.allclose(dice_cross_entropy(logits, masks), slow, atol=1e-6)
+    with pytest.raises(ValueError, match="one channel a target"):
+        soft_dice(logits[:, :1], torch.zeros(3, channels + 1, 8, 8))
+
+
 def test_a_perfect_mask_costs_next_to_nothing() -> None:
     mask = torch.zeros(2, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 1

@@ -125,7 +125,7 @@ def test_a_finished_federation_shows_everything(tmp_path):
         "rounds = 3",
     ):
         assert words in page.text, words
-    assert page.tags.count("image") == 4 and page.tags.count("use") == 1
+    assert page.tags.count("image") == 4 and page.tags.count("use") == 2  # pixels and truth of the swapped pair
     assert page.tags.count("path") > 10 and "mark" in page.tags
 
 
@@ -178,6 +178,8 @@ def test_a_site_alone_is_reproduced_alone(tmp_path):
         ({"sites": [{"name": "usa", "skipped": 3}]}, "could not be used: usa 3."),
         ({"final": {"dice_image": 0.5, "laterality_error": None, "hd95_px": None, "ci95": None}}, "no one-sided report"),
         ({"privacy": {"unit": "patient", "epsilon": {"usa": 3.25}, "delta": 1e-5, "accountant": "PLD"}}, "3.250"),
+        ({"final": {"dice_image": 0.5, "without_report": {"cases": 3, "dice_image": 0.25}}}, "3 of the test cases reach a Dice of 0.250"),
+        ({"final": {"dice_image": 0.5, "per_target": {"left-lung": {"dice_image": 0.75}}}}, "left-lung 0.750 –"),
         ({"counterfactual": {"true": 0.74, "swapped": 0.74}}, "The mask does not follow the report's side."),
         ({"counterfactual": {"true": 0.8, "swapped": 0.5}}, "follows the report in part"),
         ({"counterfactual": {"true": 0.1, "swapped": 0.0}}, "too little for the swap to tell"),
@@ -230,7 +232,18 @@ def test_many_sites_rounds_and_large_noisy_examples_stay_below_5_mb(tmp_path):
     run = make_run(tmp_path, names=sites, rounds=2)
     rng = np.random.default_rng(0)
     shared = example(tmp_path / "examples", 0, "best")
+    words = [{"text": f"word{k}", "half_area": 0.1, "side": "", "kind": 2} for k in range(326)]
+    shared["maps"] = {
+        "words": words,
+        "phrases": [{"kind": kind, "half_area": 0.1} for kind in ("descriptive", "diagnostic", "left", "right")],
+    }
+    sizes = {"guidance": (128, 128), "enhancement/4": (128, 128), "words": (326 * 32, 32), "phrases": (4 * 32, 32)}
+    shared["files"] |= {name: f"{name.replace('/', '-')}.png" for name in sizes}
+    for name, shape in sizes.items():
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / "examples" / shared["files"][name])
     for name in shared["files"].values():
+        if (tmp_path / "examples" / name).stem in ("guidance", "enhancement-4", "words", "phrases"):
+            continue
         pixels = rng.integers(0, 256, (512, 512), dtype=np.uint8)
         Image.fromarray(pixels if "image" in name else pixels // 128 * 255).save(tmp_path / "examples" / name, compress_level=1)
     entries = [shared | {"id": f"{k:03d}", "kind": "best" if k % 2 else "counterfactual"} for k in range(24)]
@@ -258,6 +271,27 @@ def test_changed_words_are_marked():
 def test_mean_curve_uses_the_rounds_all_have():
     assert mean_curve([[(1, 0.0), (2, 1.0)], [(1, 1.0)], []]) == [(1, 0.5)]
     assert mean_curve([]) == []
+
+
+def test_published_figures_stand_beside_their_own_kind(tmp_path):
+    final = {"dice_image": 0.8123, "iou_image": 0.7001, "dice_pooled": 0.8765, "iou_pooled": 0.7655}
+    run = make_run(tmp_path, final=final)
+    assert "Beside published" not in page_of(run).text
+    (tmp_path / "config.toml").write_text(run.config().with_values({"evaluation.published": "qata-cov19"}).to_toml())
+    text = page_of(run).text
+    pooled, image = text.partition("Pooled :")[2].split("Per image :")
+    assert pooled.index("0.8765 0.7655") < pooled.index("SSA 2025 yes 0.9165 ? –") < pooled.index("FMISeg 2025 yes 0.9122 0.8384")
+    assert image.index("0.8123 0.7001") < image.index("LViT 2023 yes 0.8366 0.7511") and "0.9122" not in image
+    assert "test splits, input sizes and training data may differ" in text
+
+
+def test_a_data_set_without_published_figures_says_so(tmp_path, monkeypatch):
+    from tmca_core.report import published
+
+    run = make_run(tmp_path)
+    (tmp_path / "config.toml").write_text(run.config().with_values({"evaluation.published": "kvasir-seg"}).to_toml())
+    monkeypatch.setattr(published, "PUBLISHED", {})
+    assert page_of(run).text.count("No published figure on record.") == 2
 
 
 # --- the picture and the command --------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tmca_core.errors import WeightsError
 from tmca_core.text.encoders import TextEncoder, pad
-from tmca_core.text.features import TextPipeline, read_entry, write_entry, zone_tensor
+from tmca_core.text.features import TextPipeline, read_entry, write_entry, zones_and_certainty
 from tmca_core.text.wordpiece import WordPieceEncoder
 
 
@@ -25,6 +26,9 @@ class CountingEncoder(TextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return pad([[1, *(ord(c) % 97 + 2 for c in text)][: self.limit] for text in texts], 0)
+
+    def spans(self, text: str) -> list[tuple[int, int] | None]:
+        return [None, *((at, at + 1) for at in range(len(text)))][: self.limit]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         self.calls += 1
@@ -87,7 +91,7 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: str) -> None:
     flipped[-3] ^= 1
     broken = {"truncate": data[:-5], "flip": bytes(flipped), "empty": b"", "foreign": b"\x93NUMPY" * 20}
     if damage == "width":
-        write_entry(entry, torch.zeros(3, 5, dtype=torch.float16))
+        write_entry(entry, torch.zeros(3, 5, dtype=torch.float16), [None] * 3)
     else:
         entry.write_bytes(broken[damage])
     encoder = CountingEncoder()
@@ -99,9 +103,10 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: str) -> None:
 
 def test_entries_round_trip(tmp_path: Path) -> None:
     features = torch.randn(7, 12).half()
-    write_entry(tmp_path / "deep" / "x.tokens", features)
+    spans = [None, (0, 4), (5, 9), (9, 9), (12, 400), (400, 401), None]
+    write_entry(tmp_path / "deep" / "x.tokens", features, spans)
     found = read_entry(tmp_path / "deep" / "x.tokens", 12)
-    assert found is not None and torch.equal(found, features)
+    assert found is not None and torch.equal(found[0], features) and found[1] == spans
     assert read_entry(tmp_path / "none.tokens", 12) is None
 
 
@@ -117,14 +122,89 @@ def test_the_cache_folder_need_not_be_made_for_a_trainable_encoder(tmp_path: Pat
 
 
 def test_contradictions_set_no_zones() -> None:
-    assert zone_tensor("unilateral infection, left lung and right lung").sum() == 0
-    assert zone_tensor("fever").sum() == 0
-    assert zone_tensor("RLL and lingula opacity").tolist() == [0, 1, 0, 0, 0, 1]
+    for text in ("unilateral infection, left lung and right lung", "fever", ""):
+        zones, certainty = zones_and_certainty(text)
+        assert zones.tolist() == [0] * 6 and certainty == 0
+    zones, certainty = zones_and_certainty("RLL and lingula opacity")
+    assert zones.tolist() == [0, 1, 0, 0, 0, 1] and certainty == 1
+    assert zones_and_certainty("Possible left lung opacity.")[1] == 0.5
+    zones, certainty = zones_and_certainty("Left lung.")
+    assert zones.tolist() == [1, 1, 1, 0, 0, 0] and certainty == 1
 
 
 def test_batches_move_and_need_texts() -> None:
     pipeline = TextPipeline(CountingEncoder(), None)
     moved = pipeline.encode(["left"]).to("meta")
-    assert moved.features is not None and moved.features.device.type == moved.zones.device.type == "meta"
+    assert moved.features is not None
+    tensors = (moved.features, moved.mask, moved.zones, moved.kinds, moved.certainty)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
     with pytest.raises(ValueError, match="no texts"):
         pipeline.encode([])
+
+
+def test_kinds_and_certainty_by_hand() -> None:
+    texts = ["Patchy opacity in the left base, likely viral.", "", " \n", "...", "Possible right lung opacity.", "Fever."]
+    batch = TextPipeline(WordPieceEncoder(dim=16, layers=1, heads=2), None).encode(texts)
+    # [CLS] patchy opacity in the left base , likely viral . [SEP]
+    assert batch.kinds[0, :12].tolist() == [0, 2, 2, 1, 1, 5, 5, 1, 3, 3, 1, 0]
+    assert batch.kinds.dtype == torch.int64 and batch.kinds.shape == batch.mask.shape
+    assert not batch.kinds[1:4].any() and not batch.kinds[~batch.mask].any()
+    # Its cause is doubted, its place is not.
+    assert batch.certainty.tolist() == [1, 0, 0, 0, 0.5, 0] and batch.certainty.dtype == torch.float32
+
+
+def test_kinds_come_back_from_the_cache_with_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["left lung", "", "viral pneumonia of both lungs"]
+    fresh = TextPipeline(CountingEncoder(), tmp_path).encode(texts)
+    monkeypatch.setattr(CountingEncoder, "spans", lambda self, text: pytest.fail("tokenised although cached"))
+    cached = TextPipeline(CountingEncoder(), tmp_path).encode(texts)
+    assert torch.equal(fresh.kinds, cached.kinds) and fresh.kinds[0, 1:10].tolist() == [5] * 9
+
+
+def test_phrases_that_are_not_read_are_gone_before_the_encoder() -> None:
+    text = "Patchy opacity in the left base, likely infective."
+    encoder = WordPieceEncoder(dim=16, layers=1, heads=2)
+    everything = TextPipeline(encoder, None, phrase_kinds={"locational", "descriptive", "diagnostic"}).encode([text])
+    assert everything.ids is not None and torch.equal(everything.ids, encoder.tokenize([text])[0])
+    blind = TextPipeline(encoder, None, phrase_kinds={"descriptive", "diagnostic"}).encode([text])
+    assert blind.ids is not None and torch.equal(blind.ids, encoder.tokenize(["Patchy opacity, likely infective."])[0])
+    assert not blind.zones.any() and blind.certainty.tolist() == [0] and set(blind.kinds[0].tolist()) == {0, 1, 2, 3}
+    # Without the doubt the place is certain.
+    doubted = "Possible pneumonia in the left base."
+    assert TextPipeline(encoder, None).encode([doubted]).certainty.tolist() == [0.5]
+    sure = TextPipeline(encoder, None, phrase_kinds={"locational", "descriptive"}).encode([doubted])
+    assert sure.certainty.tolist() == [1] and sure.zones.tolist() == [[0, 0, 1, 0, 0, 0]]
+    nothing = TextPipeline(encoder, None, phrase_kinds={"diagnostic"}).encode(["Left lung."])
+    assert nothing.mask.sum() == 2 and not nothing.kinds.any()
+
+
+def test_cut_reports_have_kinds_of_the_same_length() -> None:
+    encoder = WordPieceEncoder(dim=16, layers=1, heads=2, limit=10)
+    batch = TextPipeline(encoder, None).encode(["left lung consolidation " * 30, "Left lung."])
+    assert batch.kinds.shape == batch.mask.shape == (2, 10)
+    assert batch.kinds[0].tolist() == [0, 5, 5, 2, 5, 5, 2, 5, 5, 0]
+
+
+def test_a_report_of_326_tokens_is_read_to_its_end() -> None:
+    encoder = WordPieceEncoder(dim=16, layers=1, heads=2)
+    report = "Patchy opacity in the left lower zone. " * 40 + "Mass at right apex."
+    batch = TextPipeline(encoder, None).encode([report])
+    # [CLS], 40 × 8 words and full stops, mass at right apex ., [SEP]: 327; one less is what clinical notes run to.
+    assert batch.mask.sum() == 327 <= encoder.limit
+    assert batch.kinds[0, -6:].tolist() == [2, 1, 6, 6, 1, 0] and batch.kinds[0, 1:9].tolist() == [2, 2, 1, 1, 5, 5, 5, 1]
+    assert batch.zones.tolist() == [[0, 0, 1, 1, 0, 0]]
+
+
+def test_real_notes_are_read_uncut_with_a_kind_for_every_token() -> None:
+    source = Path(__file__).parents[3] / "../shared/data/texts/ieee8023_clinical_notes.csv"
+    if not source.exists():
+        pytest.skip("the shared texts are not beside this checkout")
+    with source.open(encoding="utf-8", newline="") as file:
+        notes = sorted({row["clinical_notes"] for row in csv.DictReader(file)}, key=len)[-40:]
+    encoder = WordPieceEncoder(dim=16, layers=1, heads=2)
+    batch = TextPipeline(encoder, None).encode(notes)
+    inner = batch.mask.sum(1) - 2
+    assert torch.equal((batch.kinds > 0).sum(1), inner) and inner.max() > 250
+    for text, row in zip(notes, batch.kinds, strict=True):
+        spans = encoder.spans(text)
+        assert len(spans) == int((row > 0).sum()) + 2 and spans[0] is spans[-1] is None

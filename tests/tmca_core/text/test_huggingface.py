@@ -17,6 +17,7 @@ from tmca_core.text import huggingface
 from tmca_core.text.encoders import build_text_encoder
 from tmca_core.text.features import TextPipeline
 from tmca_core.text.huggingface import FrozenEncoder
+from tmca_core.text.phrases import token_kinds
 from tmca_core.text.vocabulary import read_vocabulary
 
 TEXTS = Path(__file__).parents[3] / "../shared/data/texts"
@@ -210,6 +211,59 @@ def test_the_real_cxr_bert_tokenizer_reads_reports(tmp_path: Path) -> None:
     ids, mask = encoder.tokenize(["Consolidation in the left lower lobe; no pneumothorax.", ""])
     assert encoder.dim == 768 and ids.max() > 1000 and mask.sum(1).tolist()[1] == 2
     assert encoder._load_tokenizer().unk_token_id not in ids[mask].tolist()
+
+
+SPELT = "Bronchopneumonia: left LOWER-zone opacité, 3 cm."
+
+
+@pytest.mark.parametrize("source", ["cxr", "real cxr tokenizer", pytest.param("minilm", marks=needs_minilm), "wordpiece"])
+def test_every_token_knows_its_characters(source: str, cxr_folder: Path, tmp_path: Path) -> None:
+    if source == "real cxr tokenizer":
+        if not (TEXTS / "cxrbert_tokenizer").exists():
+            pytest.skip("the shared texts are not beside this checkout")
+        shutil.copytree(TEXTS / "cxrbert_tokenizer", tmp_path / "cxr")
+        (tmp_path / "cxr" / "model.safetensors").write_bytes(b"")
+    name = {"cxr": str(cxr_folder), "real cxr tokenizer": str(tmp_path / "cxr")}.get(source, source)
+    encoder = build_text_encoder(NetworkSettings(text_encoder=name))
+    spans = encoder.spans(SPELT)
+    assert spans[0] is None and spans[-1] is None and None not in spans[1:-1]
+    # Together the tokens spell the text; only blanks are nobody's.
+    told = [SPELT[span[0] : span[1]] for span in spans if span is not None]
+    assert "".join(told) == SPELT.replace(" ", "")
+    assert encoder.spans("") == [None, None]
+    for text in (SPELT, "", "left lung " * 300):
+        assert len(encoder.spans(text)) == int(encoder.tokenize([text])[1].sum())
+    kinds = token_kinds(SPELT, spans)
+    for span, kind in zip(spans, kinds, strict=True):
+        phrase = {range(16): 3, range(18, 33): 5}
+        inside = [code for places, code in phrase.items() if span is not None and span[0] in places]
+        assert kind == (0 if span is None else (inside or [1])[0]), span
+
+
+@pytest.mark.parametrize("bytes_", [True, False])
+def test_tokenizers_of_bytes_and_of_sentence_pieces_know_their_characters(cxr_folder: Path, tmp_path: Path, bytes_: bool) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False) if bytes_ else pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.ByteLevel() if bytes_ else decoders.Metaspace()
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if bytes_ else []
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([SPELT, huggingface._PROBE, "left right lung Left lung."] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    folder = copied(cxr_folder, tmp_path / "roberta", model_type="roberta", vocab_size=len(tokenizer.get_vocab()), pad_token_id=2)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
+    encoder = FrozenEncoder(folder)
+    spans = encoder.spans("The left lung. É!")
+    kinds = token_kinds("The left lung. É!", spans)
+    assert len(spans) == encoder.tokenize(["The left lung. É!"])[1].sum() and spans[0] is spans[-1] is None
+    for (start, end), kind in zip([span for span in spans if span], [k for k, span in zip(kinds, spans, strict=True) if span], strict=True):
+        word = "The left lung. É!"[start:end].strip()
+        assert kind == (5 if word and word in "left lung" and start >= 3 else 0 if start == end else 1), (word, kind)
 
 
 @needs_minilm

@@ -132,7 +132,7 @@ def test_nothing_to_evaluate_is_a_mistake_that_names_the_way_out(tmp_path: Path,
 
 
 def case(name: str, patient: str = "", split: str = "") -> Case:
-    return Case(name, patient or name, "s", Path("i"), Path("m"), "t", "t", "patient", split)  # type: ignore[arg-type]
+    return Case(name, patient or name, "s", Path("i"), (Path("m"),), "t", "t", "patient", split)  # type: ignore[arg-type]
 
 
 def test_a_new_film_of_a_trained_patient_is_not_unseen() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tmca_core.networks.interface import Network, Output
 from tmca_core.training.evaluation import evaluate, inference, predict_logits
 from tmca_core.training.intervals import patient_bootstrap
 from tmca_core.training.metrics import COUNTERFACTUALS
-from tmca_core.training.scores import CaseScore, combine, site_summary, summarise
+from tmca_core.training.scores import CaseScore, TargetScore, combine, site_summary, summarise
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def films() -> CaseTensors:
     cases, masks = [], []
     for k, side in enumerate(["left", "right", "left", "right"]):
         text = f"Opacity in the {side} lung."
-        cases.append(Case(f"c{k}", f"p{k // 2}", ("a", "b")[k // 2], Path("x"), Path("y"), text, text, "patient"))
+        cases.append(Case(f"c{k}", f"p{k // 2}", ("a", "b")[k // 2], Path("x"), (Path("y"),), text, text, "patient"))
         mask = (image > 0).to(torch.uint8)
         mask[:, : SIZE // 2] *= side == "right"
         mask[:, SIZE // 2 :] *= side == "left"
@@ -285,3 +286,106 @@ def test_bootstrap_in_chunks_is_of_the_size_asked_for(monkeypatch):
     monkeypatch.setattr(intervals, "_CHUNK", 20)
     found = patient_bootstrap([0.0, 1.0, 0.5], ["p", "q", "r"], 1000, 0)
     assert found.low < 0.5 < found.high
+
+
+# --- several targets, missing reports -------------------------------------------------------------------
+class TwoThresholds(Network):
+    """First target: pixels above the mean; second: dark corners never, so nothing at all. Reads no report."""
+
+    uses_text = False
+
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, images, text):
+        return Output(torch.cat([torch.where(images > 0, 4.0, -4.0), torch.full_like(images, -4.0)], 1))
+
+
+def two_target_films() -> CaseTensors:
+    """c0: both squares true, second target present; c1: one square true, second target absent, no report."""
+    found = films().subset([0, 1])
+    masks = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.uint8)
+    masks[0, 0] = (found.images[0, 0] > 0).to(torch.uint8)
+    masks[1, 0] = found.masks[1, 0]
+    masks[0, 1, 8:12, 4:12] = 1  # 32 pixels, of which 16 are in the first target too
+    cases = [found.cases[0], replace(found.cases[1], report="", text="", patient_id="q", site="b")]
+    return CaseTensors(cases, found.images, masks)
+
+
+def test_two_targets_by_hand():
+    first, second = evaluate(TwoThresholds(), two_target_films(), Pipeline(), settings=SETTINGS, device=CPU)
+    a, b = first.targets
+    assert (a.intersection, a.predicted, a.truth, a.dice, a.iou, a.hd95) == (32, 32, 32, 1.0, 1.0, 0.0)
+    assert (b.intersection, b.predicted, b.truth, b.dice, b.iou, b.hd95) == (0, 0, 32, 0.0, 0.0, None)
+    assert (first.dice, first.iou, first.hd95) == (0.5, 0.5, 0.0)  # of the targets that have a distance
+    assert (first.intersection, first.predicted, first.truth) == (32, 32, 48)  # of the unions
+    assert (first.laterality_error, first.laterality_floor) == (0.5, 2 / 3)  # "left": the image's right half is meant
+    a, b = second.targets
+    assert (a.dice, b.dice, b.iou, b.hd95) == (pytest.approx(2 / 3), 1.0, 1.0, 0.0)  # absent and not predicted
+    assert second.dice == pytest.approx((2 / 3 + 1) / 2) and second.laterality_error is None
+    assert (first.without_report, second.without_report) == (False, True)
+    assert second.counterfactual == dict.fromkeys(COUNTERFACTUALS, second.dice)
+
+    final = summarise([first, second], bootstrap=0, seed=0, targets=("squares", "band"))["final"]
+    assert final["dice_image"] == pytest.approx((0.5 + 5 / 6) / 2)
+    squares, band = final["per_target"]["squares"], final["per_target"]["band"]
+    assert squares["dice_image"] == pytest.approx(5 / 6) and squares["dice_pooled"] == pytest.approx(2 * 48 / (64 + 48))
+    assert (band["dice_image"], band["dice_pooled"], band["iou_image"], band["iou_pooled"], band["hd95_px"]) == (0.5, 0.0, 0.5, 0.0, 0.0)
+    assert band["empty_masks"] == {"truth": 1, "predicted": 2} and squares["empty_masks"] == {"truth": 0, "predicted": 0}
+    assert final["dice_pooled"] == pytest.approx(squares["dice_pooled"] / 2)
+    assert final["iou_pooled"] == pytest.approx((48 / 64) / 2)
+    assert final["per_site"]["a"]["dice_pooled"] == 0.5 and final["per_site"]["b"]["dice_pooled"] == pytest.approx((2 / 3 + 1) / 2)
+    assert final["without_report"] == {"cases": 1, "dice_image": pytest.approx(5 / 6)}
+
+
+def test_batches_do_not_change_scores_of_several_targets():
+    one = evaluate(TwoThresholds(), two_target_films(), Pipeline(), settings=EvaluationSettings(batch_size=1), device=CPU)
+    assert one == evaluate(TwoThresholds(), two_target_films(), Pipeline(), settings=SETTINGS, device=CPU)
+    logits = predict_logits(TwoThresholds(), two_target_films(), ["", ""], Pipeline(), batch_size=1, device=CPU)
+    assert logits.shape == (2, 2, SIZE, SIZE)
+    assert predict_logits(TwoThresholds(), two_target_films().subset([]), [], Pipeline(), batch_size=1, device=CPU).shape[:2] == (0, 2)
+
+
+def test_one_target_says_nothing_new():
+    scores = evaluate(BrightSide(), films(), Pipeline(), settings=SETTINGS, device=CPU)
+    assert all(s.targets == () and not s.without_report for s in scores)
+    assert summarise(scores, bootstrap=20, seed=0) == summarise(scores, bootstrap=20, seed=0, targets=("lesion",))
+    assert not {"per_target", "without_report"} & summarise(scores, bootstrap=0, seed=0, targets=("lesion",))["final"].keys()
+
+
+def test_without_report_is_told_only_where_there_are_both_kinds():
+    def told(*silent: bool):
+        scores = [score(patient=str(i), without_report=s, dice=i / 10) for i, s in enumerate(silent)]
+        return summarise(scores, bootstrap=0, seed=0)["final"].get("without_report")
+
+    assert told(False, False) is None and told(True, True) is None
+    assert told(True, False, True, False) == {"cases": 2, "dice_image": pytest.approx(0.1)}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), *[st.integers(0, 30)] * 6, st.booleans()), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_sites_of_several_targets_combine_to_the_naive_figures(rows):
+    def one(both, p, t):
+        d = 2 * both / (2 * both + p + t) if both + p + t else 1.0
+        return TargetScore(both, both + p, both + t, d, d / (2 - d), None if d == 0 else 1.0)
+
+    scores = []
+    for i, (site, *numbers, silent) in enumerate(rows):
+        pair = (one(*numbers[:3]), one(*numbers[3:]))
+        mean = (pair[0].dice + pair[1].dice) / 2
+        scores.append(score(site, f"p{i}", targets=pair, without_report=silent, dice=mean))
+    final, _ = combine(
+        {site: site_summary([s for s in scores if s.site == site], bootstrap=0, seed=0) for site in {s.site for s in scores}}, ("x", "y")
+    )
+    pooled = []
+    for k, name in enumerate(("x", "y")):
+        i, p, t = (sum(getattr(s.targets[k], field) for s in scores) for field in ("intersection", "predicted", "truth"))
+        pooled.append(2 * i / (p + t) if p + t else 1.0)
+        assert final["per_target"][name]["dice_pooled"] == pytest.approx(pooled[-1])
+        assert final["per_target"][name]["dice_image"] == pytest.approx(np.mean([s.targets[k].dice for s in scores]))
+    assert final["dice_pooled"] == pytest.approx(np.mean(pooled))
+    silent = [s.dice for s in scores if s.without_report]
+    if 0 < len(silent) < len(scores):
+        assert final["without_report"] == {"cases": len(silent), "dice_image": pytest.approx(np.mean(silent))}
+    else:
+        assert "without_report" not in final

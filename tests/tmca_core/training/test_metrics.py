@@ -23,9 +23,16 @@ def mask(*rows: str) -> torch.Tensor:
 
 def test_hand_counted_overlap():
     found = areas(mask("##..", "##.."), mask(".##.", ".##."))
-    assert (found.intersection.tolist(), found.predicted.tolist(), found.truth.tolist()) == ([2], [4], [4])
+    assert (found.intersection.tolist(), found.predicted.tolist(), found.truth.tolist()) == ([[2]], [[4]], [[4]])
     assert dice(2, 4, 4) == 0.5
     assert iou(2, 4, 4) == pytest.approx(1 / 3)
+
+
+def test_targets_are_counted_apart():
+    predicted, truth = torch.cat([mask("##.."), mask("....")], 1), torch.cat([mask("#..."), mask("..##")], 1)
+    found = areas(predicted, truth)
+    assert (found.intersection.tolist(), found.predicted.tolist(), found.truth.tolist()) == ([[1, 0]], [[2, 0]], [[1, 2]])
+    assert dice(found.intersection, found.predicted, found.truth).tolist() == [[pytest.approx(2 / 3), 0.0]]
 
 
 def test_empty_mask_rule_case_by_case():
@@ -37,7 +44,7 @@ def test_empty_mask_rule_case_by_case():
 
 def test_uint8_and_bool_masks_count_alike():
     p, t = mask("#.", "##"), mask("##", "..")
-    assert areas(p, t).truth.tolist() == areas(p.to(torch.uint8), t.to(torch.uint8)).truth.tolist() == [2]
+    assert areas(p, t).truth.tolist() == areas(p.to(torch.uint8), t.to(torch.uint8)).truth.tolist() == [[2]]
 
 
 def test_areas_refuse_other_shapes():
@@ -45,6 +52,8 @@ def test_areas_refuse_other_shapes():
         areas(torch.zeros(2, 4, 4), torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="must both be"):
         areas(torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="must both be"):
+        areas(torch.zeros(2, 1, 4, 4), torch.zeros(2, 2, 4, 4))
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
@@ -82,6 +91,11 @@ def test_hausdorff_equals_monai_on_random_masks():
 def test_other_side_by_hand_the_patients_left_is_on_the_images_right():
     masks = torch.cat([mask("#..#"), mask("#.##"), mask("...."), mask("##.#")])
     assert other_side_share(masks, ["left", "right", "left", None]) == [0.5, pytest.approx(2 / 3), 0.0, None]
+
+
+def test_sides_of_several_targets_are_those_of_their_union():
+    both = torch.cat([mask("#..#"), mask("#...")], 1)  # the left half's pixel is in both and counts once
+    assert other_side_share(both, ["left"]) == [0.5]
 
 
 def test_the_middle_column_of_an_odd_width_is_on_no_side():

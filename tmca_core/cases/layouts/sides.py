@@ -36,7 +36,7 @@ def _of_one(items: Sequence[Item]) -> tuple[Laterality | None, str]:
     for item in items:
         mask = _small(item) if parse(item.report).one_sided else None
         if mask is not None:
-            cases.append(Case(item.name, item.name, item.site, item.image, item.mask, item.report, item.report, "patient"))
+            cases.append(Case(item.name, item.name, item.site, item.image, (item.mask,), item.report, item.report, "patient"))
             masks.append(mask)
     sides = measure_laterality(cases, torch.stack(masks) if masks else torch.zeros((0, 1, SIDE, SIDE), dtype=torch.uint8))
     number = sides.one_sided_cases

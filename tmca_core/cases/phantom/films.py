@@ -81,7 +81,7 @@ def _plan_patient(seed: int, index: int, person: int, site: Site) -> Iterator[Fi
             patient_id=patient_id,
             site=site.name,
             image=Path("images") / f"{case_id}.png",
-            mask=Path("masks") / f"{case_id}.png",
+            masks=(Path("masks") / f"{case_id}.png",),
             report=report.text if site.laterality == "patient" else report.mirrored,
             text=report.text,
             laterality=site.laterality,
@@ -151,7 +151,7 @@ def generate(settings: PhantomSettings, *, size: int, channels: int = 1, only: C
         only: indices of the sites wanted; None: all.
 
     Returns:
-        "phantom-00", "phantom-01" … to cases in memory; `Case.image` and `Case.mask` are names that `write` would use.
+        "phantom-00", "phantom-01" … to cases in memory; `Case.image` and `Case.masks` are names that `write` would use.
 
     Raises:
         ConfigError: an index in `only`, `size` or `channels` is out of its bounds.

@@ -1,0 +1,75 @@
+"""The rows of the ablation table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tmca_core.config import Scalar
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        name: for the command line.
+        asks: what stands in the table.
+        settings: changes to the configuration.
+    """
+
+    name: str
+    asks: str
+    settings: Mapping[str, Scalar]
+
+
+def _variants(network: str, rows: Mapping[str, tuple[str, Mapping[str, Scalar]]]) -> list[Variant]:
+    return [Variant(f"{network}{name}", f"`{network}` {asks}".strip(), {"network.name": network, **s}) for name, (asks, s) in rows.items()]
+
+
+VARIANTS: tuple[Variant, ...] = (
+    *_variants("unet", {"": ("image only", {})}),
+    *_variants("guide", {"": ("the base", {})}),
+    *_variants(
+        "tmca",
+        {
+            "": ("", {}),
+            "+alignment": ("with alignment alone", {"tmca.enhancement": False}),
+            "+enhancement": ("with enhancement alone", {"tmca.alignment": "off"}),
+            "-distance": ("without word-attended distance and margin", {"tmca.distance": False}),
+            "+hard": ("hard positives", {"tmca.positives": "hard"}),
+            "+batch": ("negatives from the batch", {"tmca.alignment": "batch"}),
+            "+batch+hard": ("negatives from the batch, hard positives", {"tmca.alignment": "batch", "tmca.positives": "hard"}),
+        },
+    ),
+    *_variants(
+        "ssa",
+        {
+            "": ("", {}),
+            "+transport": ("with transport alone", {"ssa.prior": "off"}),
+            "+prior": ("with guidance alone", {"ssa.transport": "off"}),
+            "-coarse": ("without phrases and regions", {"ssa.transport": "fine"}),
+            "-fine": ("without words and patches", {"ssa.transport": "coarse"}),
+            "-gate": ("without the gate", {"ssa.gate": False}),
+            "-bias": ("without the attention bias", {"ssa.bias": False}),
+            "-penalty": ("without the penalty outside", {"ssa.penalty": 0.0}),
+            "+fixed": ("prior that does not learn", {"ssa.prior": "fixed"}),
+            "+thirds": ("prior of image thirds", {"ssa.prior": "thirds"}),
+            "+mirrored": ("prior mirrored (image sides)", {"ssa.prior": "mirrored"}),
+            "+random": ("prior at random places", {"ssa.prior": "random"}),
+        },
+    ),
+    *_variants(
+        "tmca-ssa",
+        {
+            "": ("", {}),
+            "-alignment": ("without alignment", {"tmca.alignment": "off"}),
+            "-enhancement": ("without enhancement", {"tmca.enhancement": False}),
+            "-transport": ("without transport", {"ssa.transport": "off"}),
+            "-prior": ("without guidance", {"ssa.prior": "off"}),
+            "-locational": ("reports without locational phrases", {"network.phrases": "descriptive,diagnostic"}),
+            "-descriptive": ("reports without descriptive phrases", {"network.phrases": "locational,diagnostic"}),
+            "-diagnostic": ("reports without diagnostic phrases", {"network.phrases": "locational,descriptive"}),
+        },
+    ),
+)

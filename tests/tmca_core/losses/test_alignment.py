@@ -1,0 +1,125 @@
+"""Alignment losses against loops over words and positions, and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tmca_core.losses.alignment import (
+    background,
+    contrast,
+    likeness,
+    margin,
+    mean_similarity,
+    pooled_cross_entropy,
+    soft_targets,
+    word_similarity,
+)
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+
+
+def slow_word_similarity(V: Tensor, weights: Tensor, T: Tensor, importance: Tensor, temperature: float) -> Tensor:
+    result = torch.zeros(T.shape[:2], dtype=torch.float64)
+    for a in range(T.shape[0]):
+        for k in range(T.shape[1]):
+            for j in range(T.shape[2]):
+                attention = [float(weights[a, p]) * math.exp(float(V[a, p] @ T[a, k, j]) / temperature) for p in range(V.shape[1])]
+                found = sum((x * V[a, p] for p, x in enumerate(attention)), torch.zeros(V.shape[2], dtype=torch.float64))
+                result[a, k] += importance[a, k, j] * (found / found.norm() @ T[a, k, j])
+    return result
+
+
+def test_words_find_their_positions_as_a_loop_does() -> None:
+    V, T = unit(3, 10, 5), unit(3, 2, 4, 5, seed=1)
+    weights = torch.rand(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights[:, :4] = 0
+    importance = torch.tensor([[0.5, 0.3, 0.2, 0.0]] * 2, dtype=torch.float64).expand(3, 2, 4)
+    fast = word_similarity(V, weights, T, importance, 0.1)
+    torch.testing.assert_close(fast, slow_word_similarity(V, weights, T, importance, 0.1), atol=1e-9, rtol=0)
+
+
+def test_positions_without_weight_do_not_count() -> None:
+    V, T, importance = unit(1, 6, 4), unit(1, 1, 3, 4, seed=1), torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
+    weights = torch.tensor([[1.0, 1, 1, 0, 0, 0]], dtype=torch.float64)
+    changed = V.clone()
+    changed[:, 3:] = unit(1, 3, 4, seed=9)
+    a, b = (word_similarity(x, weights, T, importance, 0.1) for x in (V, changed))
+    torch.testing.assert_close(a, b, atol=1e-8, rtol=0)
+
+
+def test_mean_similarity_by_hand() -> None:
+    V = torch.tensor([[[1.0, 0], [0, 1.0]]])
+    T = torch.tensor([[[[1.0, 0], [1.0, 0]], [[0, 1.0], [0, -1.0]]]])
+    importance = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
+    # Image mean (3, 1)/√10; report 0 is (1, 0), report 1 is (0, 1).
+    result = mean_similarity(V, torch.tensor([[0.75, 0.25]]), T, importance)
+    torch.testing.assert_close(result, torch.tensor([[3 / math.sqrt(10), 1 / math.sqrt(10)]]))
+
+
+def test_background_is_half_ring() -> None:
+    mask = torch.zeros(1, 1, 12, 12)
+    mask[..., 5:7, 5:7] = 1
+    weights = background(mask)[0, 0]
+    assert weights[5:7, 5:7].sum() == 0
+    assert weights.sum().item() == pytest.approx(1.0)
+    ring = weights[3:9, 3:9].sum()  # all of the ring, and 32 of the 140 background cells
+    assert ring.item() == pytest.approx(0.5 + 0.5 * 32 / 140)
+
+
+def test_a_mask_that_fills_the_image_has_no_background() -> None:
+    assert background(torch.ones(1, 1, 8, 8)).sum() == 0
+
+
+def test_soft_targets_share_among_reports_that_say_the_same() -> None:
+    own, same = torch.tensor([0, 1]), torch.tensor([[False, False, True], [False, True, False]])
+    assert soft_targets(own, same, soft=True).tolist() == [[0.5, 0, 0.5], [0, 1, 0]]
+    assert soft_targets(own, same, soft=False).tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+def test_contrast_by_hand() -> None:
+    scores = torch.tensor([[0.2, 0.1]])
+    # softmax(2, 1): 1/(1 + e^-1)
+    assert contrast(scores, torch.tensor([[1.0, 0]]), 0.1).item() == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-6)
+    assert contrast(scores, torch.tensor([[0.5, 0.5]]), 0.1).item() == pytest.approx(math.log(1 + math.exp(-1)) + 0.5, abs=1e-6)
+
+
+def test_likeness_pulls_together_what_says_the_same() -> None:
+    reports = torch.tensor([[1.0, 0], [0, 1.0], [1.0, 0]])
+    same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
+    # The first and the last are each other's only like: softmax of (1, 0) / 0.5 over the two others.
+    expected = math.log(1 + math.exp(-2))
+    assert likeness(reports, reports, same, 0.5, itself=True).tolist() == pytest.approx([expected, 0, expected], abs=1e-6)
+    # Held against others, nothing is left out: two like it and one not.
+    one = likeness(reports[:1], reports, same[:1], 0.5, itself=False).item()
+    assert one == pytest.approx(math.log(2 + math.exp(-2)), abs=1e-6)
+
+
+def test_margin() -> None:
+    assert margin(torch.tensor([0.9, 0.5, 0.5]), torch.tensor([0.1, 0.4, 0.7])).tolist() == pytest.approx([0, 0.1, 0.4])
+
+
+def test_pooled_cross_entropy_weighs_target_and_background_alike() -> None:
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, 0, :2, :2] = 1
+    half = torch.full((2, 1, 4, 4), 0.5)
+    assert pooled_cross_entropy(half, mask).tolist() == pytest.approx([math.log(2), 0.5 * math.log(2)])
+    exact = pooled_cross_entropy(mask, mask)
+    assert exact.max() < 2e-5  # 0 and 1 are clamped, not infinite
+
+
+@pytest.mark.parametrize("weights", [torch.zeros(2, 6), torch.ones(2, 6)])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_nothing_to_align_leaves_values_and_gradients_finite(weights: Tensor, scale: float) -> None:
+    V = F.normalize(scale * torch.randn(2, 6, 4), dim=-1, eps=1e-6).requires_grad_()
+    T = F.normalize(scale * torch.randn(2, 3, 1, 4), dim=-1, eps=1e-6).requires_grad_()
+    importance = torch.ones(2, 3, 1)
+    value = word_similarity(V, weights, T, importance, 0.1).sum() + mean_similarity(V, weights, T, importance).sum()
+    value.backward()
+    assert value.isfinite() and V.grad is not None and V.grad.isfinite().all() and T.grad is not None and T.grad.isfinite().all()

@@ -1,0 +1,203 @@
+"""What tmca, ssa and tmca-ssa promise beyond every network: maps that explain, losses a case, and reports of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from tmca_core.config import Config, parse
+from tmca_core.networks import Network, Output, build_network
+from tmca_core.text.features import TextBatch, TextPipeline
+
+NAMES = ("tmca", "ssa", "tmca-ssa")
+SMALL = {"network.width": 32}
+REPORTS = ["Dense consolidation in the left lower zone, likely pneumonia.", "No focal opacity.", "Right lung."]
+
+
+def built(settings: Mapping[str, object], reports: list[str] = REPORTS) -> tuple[Network, TextBatch]:
+    network = build_network(parse(SMALL | dict(settings)))
+    return network, TextPipeline(network.text_encoder, None).encode(reports)
+
+
+def inputs(count: int = 3, side: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, 1, side, side)
+    masks[0, :, side // 2 : side // 2 + 12, 3 * side // 4 - 6 : 3 * side // 4 + 6] = 1
+    if count > 2:
+        masks[2, :, 8:-8, 4 : side // 2] = 1
+    return torch.randn(count, 1, side, side, generator=rng), masks
+
+
+def auxiliary(network: Network, images: Tensor, text: TextBatch, masks: Tensor) -> dict[str, Tensor]:
+    torch.manual_seed(3)  # tmca draws from its bank
+    output = network(images, text)
+    return {name: loss.per_case for name, loss in network.auxiliary(output, masks).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_have_the_shapes_ranges_and_sums_they_promise(name: str) -> None:
+    network, text = built({"network.name": name})
+    maps = network.eval()(inputs()[0], text).maps
+    expected = {f"enhancement/{s}" for s in (4, 8, 16, 32)} if "tmca" in name else set()
+    assert set(maps) == expected | ({"guidance", "plan/fine", "plan/coarse"} if "ssa" in name else set())
+    for key, value in maps.items():
+        assert value.dtype == torch.float32 and value.min() >= 0 and value.max() <= 1 + 1e-6, key
+    if "tmca" in name:
+        assert [maps[f"enhancement/{s}"].shape for s in (4, 8, 16, 32)] == [(3, 1, 64 // s, 64 // s) for s in (4, 8, 16, 32)]
+    if "ssa" in name:
+        assert maps["guidance"].shape == (3, 1, 16, 16)
+        words = (text.kinds > 0).float()
+        torch.testing.assert_close(maps["plan/fine"].sum((2, 3)), words)
+        present = torch.stack([(text.kinds == kind).any(1) for kind in (2, 3, 5, 6)], 1).float()
+        torch.testing.assert_close(maps["plan/coarse"].sum((2, 3)), present)
+
+
+def test_the_prior_lies_where_the_report_points() -> None:
+    network, text = built({"network.name": "ssa"})
+    G = network.eval()(inputs()[0], text).maps["guidance"][:, 0]
+    left_lower = G[0]  # the patient's left is on the image's right
+    assert left_lower[8:, 8:].mean() > 3 * max(left_lower[:, :8].mean(), left_lower[:4].mean())
+    assert (G[1] == 1).all()  # no zone, no constraint
+    assert G[2][:, :8].mean() > 3 * G[2][:, 8:].mean()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network.name": "tmca"},
+        {"network.name": "tmca", "tmca.positives": "hard", "tmca.distance": False},
+        {"network.name": "tmca", "tmca.alignment": "batch"},
+        {"network.name": "ssa"},
+        {"network.name": "ssa", "ssa.transport": "coarse", "ssa.prior": "thirds"},
+        {"network.name": "tmca-ssa"},
+    ],
+    ids=str,
+)
+def test_declared_decomposability_is_what_is_measured(settings: dict[str, object]) -> None:
+    network, text = built(settings)
+    _, other_text = built(settings, [REPORTS[0], "Effusion at the left base.", "Left lung."])
+    images, masks = inputs()
+    other_images, other_masks = inputs(seed=1)
+    other_images[0], other_masks[1:] = images[0], masks[1:].flip(-1)
+    first, second = auxiliary(network, images, text, masks), auxiliary(network, other_images, other_text, other_masks)
+    declared = {name: loss.decomposable for name, loss in network.auxiliary(network(images, text), masks).items()}
+    assert declared
+    for name, values in first.items():
+        assert torch.allclose(values[0], second[name][0], atol=2e-5) == declared[name], name
+
+
+@pytest.mark.parametrize(
+    ("settings", "gone"),
+    [
+        ({"tmca.alignment": "off"}, {"alignment"}),
+        ({"tmca.enhancement": False}, {"enhancement"}),
+        ({"ssa.transport": "off"}, {"transport"}),
+        ({"ssa.penalty": 0.0}, {"outside"}),
+        ({"ssa.prior": "off"}, {"outside"}),
+    ],
+)
+def test_modules_are_switched_off_one_by_one(settings: dict[str, object], gone: set[str]) -> None:
+    network, text = built({"network.name": "tmca-ssa"} | settings)
+    images, masks = inputs()
+    assert set(auxiliary(network, images, text, masks)) == {"alignment", "enhancement", "transport", "outside"} - gone
+
+
+AWKWARD = {
+    "no words": ["", "   ", "\n"],
+    "all the same": ["Left lung."] * 3,
+    "one token": ["opacity"] * 3,
+    "punctuation": ["...", "!?", "-"],
+    "contradictory": ["Unilateral infection, upper left lung and lower right lung."] * 3,
+    "unknown script": ["Затемнение слева.", "左肺。", "🫁"],
+    "long": ["Opacity in the left lower zone. " * 60, "Left.", "Right lung."],
+}
+
+
+@pytest.mark.parametrize("name", ("guide", *NAMES))
+@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_awkward_reports_and_masks_leave_losses_and_gradients_finite(name: str, kind: str, precision: str) -> None:
+    network, text = built({"network.name": name}, AWKWARD[kind])
+    images, masks = inputs()
+    masks[0], masks[1] = 0, 1  # empty, and all target
+    images[2] = 0
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        output = network(images, text)
+    losses = [loss.per_case for loss in network.auxiliary(output, masks).values()]
+    total = output.logits.float().mean() + sum(loss.mean() for loss in losses)
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_features_of_zero_leave_everything_finite(name: str) -> None:
+    network, text = built({"network.name": name})
+    network.text.forward = lambda ids, mask: torch.zeros(*ids.shape, 128)  # type: ignore[union-attr, method-assign]
+    images, masks = inputs()
+    output = network(images, text)
+    (output.logits.mean() + sum(loss.per_case.mean() for loss in network.auxiliary(output, masks).values())).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ("guide", *NAMES))
+def test_a_missing_report_is_the_learned_token_and_nothing_else(name: str) -> None:
+    network, text = built({"network.name": name}, ["", "Left lung.", "Right lower zone opacity, likely infective."])
+    alone = built({"network.name": name}, [""])[1]
+    images = inputs()[0]
+    network.eval()
+    before = network(images, text).logits
+    torch.testing.assert_close(before[:1], network(images[:1], alone).logits, atol=2e-5, rtol=1e-4)
+    with torch.no_grad():
+        network.no_report.add_(torch.randn(network.no_report.shape))  # type: ignore[operator, union-attr]
+    after = network(images, text).logits
+    assert not torch.allclose(before[0], after[0], atol=1e-4)
+    torch.testing.assert_close(before[1:], after[1:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_targets_have_a_channel_each(name: str) -> None:
+    network, text = built({"network.name": name, "data.targets": "lung,heart,effusion"})
+    images, masks = inputs()
+    output = network(images, text)
+    assert output.logits.shape == (3, 3, 64, 64)
+    assert all(loss.per_case.shape == (3,) for loss in network.auxiliary(output, masks.expand(-1, 3, -1, -1)).values())
+
+
+@pytest.mark.parametrize("name", ("guide", *NAMES))
+def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str) -> None:
+    """What private training will rest on: one case's gradient, mapped over cases, for every network."""
+    network, text = built({"network.name": name})
+    images, masks = inputs()
+    parameters = {n: p.detach() for n, p in network.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], image: Tensor, mask: Tensor, *report: Tensor) -> Tensor:
+        one = TextBatch(report[0][None], None, *(part[None] for part in report[1:]))
+        output: Output = torch.func.functional_call(network, parameters, (image[None], one))
+        total = output.logits.sigmoid().mean()
+        return total + sum(aux.per_case.sum() for aux in network.auxiliary(output, mask[None]).values())
+
+    assert text.ids is not None
+    parts = (text.ids, text.mask, text.zones, text.kinds, text.certainty)
+    torch.manual_seed(0)
+    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * 7), randomness="same")(parameters, images, masks, *parts)
+    for i in range(3):
+        torch.manual_seed(0)
+        alone = torch.func.grad(loss)(parameters, images[i], masks[i], *(part[i] for part in parts))
+        for key, value in alone.items():
+            torch.testing.assert_close(mapped[key][i], value, atol=2e-5, rtol=2e-3, msg=key)
+
+
+def test_the_same_draws_give_the_same_losses() -> None:
+    network, text = built({"network.name": "tmca"})
+    images, masks = inputs()
+    first, second = (auxiliary(network, images, text, masks)["alignment"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_configurations_of_networks() -> None:
+    config: Config = parse({})
+    assert config.tmca.alignment == "bank" and config.ssa.prior == "learned"

@@ -1,0 +1,104 @@
+"""Image-text alignment as pure functions: target-sensitive distance, multi-level contrast. Our design after the abstract of TMCA.
+
+Legend: A images, K reports, L tokens, P positions, D channels. Vectors are L2-normalised.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def word_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_AKLD: Tensor, importance_AKL: Tensor, temperature: float) -> Tensor:
+    """s(a, k) = Σ_j w_akj ⟨T_akj, c_akj⟩ with c_akj = norm(Σ_p A_akjp V_ap): (A, K) in [-1, 1].
+
+    Every word j of report k looks for its like among the weighted positions of image a: A is a softmax over positions of
+    ⟨T, V⟩ / temperature, each position counted `weights` times (0: not at all). With the mask as weights this is similarity to
+    the target, with its complement to the background. The weights replace random draws of positions: the same in expectation,
+    without noise.
+
+    Args:
+        weights_AP: ≥ 0; a row of zeros counts all positions alike (whoever calls drops such a row).
+        tokens_AKLD: K reports to hold against each image; the same ones for all images may be an expanded view.
+        importance_AKL: of words, summing to 1 a report; 0 at padding.
+    """
+    empty = weights_AP.sum(1, keepdim=True) <= 0
+    log_weights = torch.where(empty, torch.ones_like(weights_AP), weights_AP).clamp_min(1e-12).log()
+    tokens_AND = tokens_AKLD.flatten(1, 2)
+    scores_ANP = tokens_AND @ positions_APD.transpose(1, 2) / temperature + log_weights[:, None]
+    found_AND = F.normalize(scores_ANP.softmax(-1) @ positions_APD, dim=-1, eps=1e-6)
+    return ((found_AND * tokens_AND).sum(-1).view_as(importance_AKL) * importance_AKL).sum(-1)
+
+
+def mean_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_AKLD: Tensor, importance_AKL: Tensor) -> Tensor:
+    """Cosine of the weighted mean position and the weighted mean word: (A, K). What `word_similarity` is without attention."""
+    image_AD = F.normalize((weights_AP[..., None] * positions_APD).sum(1), dim=-1, eps=1e-6)
+    text_AKD = F.normalize((importance_AKL[..., None] * tokens_AKLD).sum(2), dim=-1, eps=1e-6)
+    return (text_AKD * image_AD[:, None]).sum(-1)
+
+
+def background(mask_A1hw: Tensor) -> Tensor:
+    """Weights of background positions (A, 1, h, w), half of them in a ring of two cells around the target; each half sums to ½.
+
+    Args:
+        mask_A1hw: share of each cell that is target, [0, 1].
+    """
+    outside = 1 - mask_A1hw
+    ring = (F.max_pool2d(mask_A1hw, 5, stride=1, padding=2) - mask_A1hw).clamp_min(0)
+
+    def half(weights: Tensor) -> Tensor:
+        return 0.5 * weights / weights.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+    return half(outside) + half(ring)
+
+
+def soft_targets(own_A: Tensor, same_AK: Tensor, soft: bool) -> Tensor:
+    """Y (A, K), rows summing to 1: the own report, and with `soft` every report that says the same, in equal parts.
+
+    Args:
+        own_A: (A,) int64, index of each image's own report.
+        same_AK: (A, K) bool, reports that say the same.
+    """
+    own_AK = F.one_hot(own_A, same_AK.shape[1]).to(torch.float32)
+    positives = torch.maximum(own_AK, same_AK.float()) if soft else own_AK
+    return positives / positives.sum(1, keepdim=True)
+
+
+def contrast(similarity_AK: Tensor, targets_AK: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of softmax(s / temperature) against soft targets (rows sum to 1): (A,), natural logarithm."""
+    return -(targets_AK * (similarity_AK / temperature).log_softmax(1)).sum(1)
+
+
+def likeness(texts_AD: Tensor, others_KD: Tensor, same_AK: Tensor, temperature: float, itself: bool) -> Tensor:
+    """Contrast of whole reports: those that say the same lie together, the others apart. (A,) ≥ 0; 0 where no other says the same.
+
+    Supervised contrast (Khosla et al. 2020, arXiv 2004.11362, L_out) with unit vectors.
+
+    Args:
+        same_AK: (A, K) bool.
+        itself: A and K are the same reports; a report is not held against itself.
+    """
+    scores = texts_AD @ others_KD.T / temperature
+    if itself:
+        own = torch.eye(len(texts_AD), dtype=torch.bool, device=scores.device)
+        scores, same_AK = scores.masked_fill(own, -1e4), same_AK & ~own
+    share = same_AK.float() / same_AK.sum(1, keepdim=True).clamp_min(1)
+    return -(share * scores.log_softmax(1)).sum(1)
+
+
+def margin(target_A: Tensor, background_A: Tensor, gap: float = 0.2) -> Tensor:
+    """relu(gap − s⁺ + s⁻): the own target must be nearer to the report than the own background by `gap`: (A,)."""
+    return (gap - target_A + background_A).clamp_min(0)
+
+
+def pooled_cross_entropy(probability_A1hw: Tensor, mask_A1hw: Tensor) -> Tensor:
+    """Mean binary cross-entropy of a map in [0, 1] against a mask pooled to its size: (A,).
+
+    Every case's target and background weigh the same, or a map of so few target cells would learn to be empty; a case without
+    target has its background alone.
+    """
+    p = probability_A1hw.float().clamp(1e-5, 1 - 1e-5)
+    inside, outside = mask_A1hw * p.log(), (1 - mask_A1hw) * (1 - p).log()
+    target, rest = mask_A1hw.sum((1, 2, 3)), (1 - mask_A1hw).sum((1, 2, 3))
+    return -0.5 * (inside.sum((1, 2, 3)) / target.clamp_min(1) + outside.sum((1, 2, 3)) / rest.clamp_min(1))

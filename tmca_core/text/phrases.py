@@ -1,0 +1,136 @@
+"""Hybrid text: which words of a report say where, which say what it looks like, and which say what disease it is.
+
+Built on the rules of `findings` and `places`. Left and right are treated alike, so a report with its sides swapped has the same
+phrases with "left" and "right" exchanged. Words that turn a meaning round ("no", "clear", "except") belong to no phrase: taking
+phrases out of "No opacity in the left lung." must not leave an affected left lung behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tmca_core.text import lexicon
+from tmca_core.text.places import breaks
+from tmca_core.text.sentences import sentences
+from tmca_core.text.wording import PhraseKind, word_kinds
+from tmca_core.text.words import Word, split
+
+TOKEN_KINDS: dict[PhraseKind, int] = {"descriptive": 2, "diagnostic": 3, "locational": 4, "left": 5, "right": 6}
+"""Kind of a token inside a phrase; 1: a word outside, 0: no word at all (special or padding)."""
+
+Span = tuple[int, int]
+# Dropped with the phrase that they lead to: "opacity in the left lung" without its place is "opacity".
+_LEADS = lexicon.terms("in at on of over within to from with the a an its his her patient's involving affecting towards along located")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Characters `start` to `end` (exclusive) of a text. Sides are as written; "locational" is a place of no or both sides."""
+
+    start: int
+    end: int
+    kind: PhraseKind
+
+
+def phrases(text: str) -> list[Phrase]:
+    """Phrases of a report in the order of its words, without overlap. Never raises.
+
+    Example:
+        >>> [("Patchy opacity in the left base.")[p.start : p.end] + ": " + p.kind for p in phrases("Patchy opacity in the left base.")]
+        ['Patchy opacity: descriptive', 'left base: left']
+    """
+    found: list[Phrase] = []
+    for words, _ in sentences(split(text), text):
+        found += _runs(words, word_kinds(words))
+    return found
+
+
+def token_kinds(text: str, spans: Sequence[Span | None]) -> list[int]:
+    """Kind of every token of a text (see `TOKEN_KINDS`).
+
+    Args:
+        text: the report.
+        spans: characters of every token; None for special tokens.
+    """
+    if not split(text):
+        return [0] * len(spans)
+    at = [1] * len(text)
+    for phrase in phrases(text):
+        at[phrase.start : phrase.end] = [TOKEN_KINDS[phrase.kind]] * (phrase.end - phrase.start)
+    # Some tokenizers count the blank before a word to its token: the last character decides.
+    return [0 if span is None or span[0] == span[1] else at[span[1] - 1] for span in spans]
+
+
+def keep_phrases(text: str, kinds: Collection[str]) -> str:
+    """The report without the phrases whose kind is not in `kinds`; as it stands where there are none.
+
+    Args:
+        text: the report.
+        kinds: of "locational" (left and right included), "descriptive" and "diagnostic".
+
+    Example:
+        >>> keep_phrases("Patchy opacity in the left base, likely infective.", {"descriptive"})
+        'Patchy opacity.'
+    """
+    wanted = {*kinds, "left", "right"} if "locational" in kinds else set(kinds)
+    # Again, because what is left may read as a phrase that it was not before.
+    while unwanted := [phrase for phrase in phrases(text) if phrase.kind not in wanted]:
+        text = _without(text, unwanted)
+    return text
+
+
+def _runs(words: Sequence[Word], kinds: Sequence[PhraseKind | None]) -> list[Phrase]:
+    """Neighbouring words of one kind as a phrase, over articles and joining words but not over punctuation."""
+    found: list[Phrase] = []
+    last = 0
+    for index, kind in enumerate(kinds):
+        if kind is None:
+            continue
+        between = words[last + 1 : index]
+        if (
+            found
+            and found[-1].kind == kind
+            and len(between) <= 3
+            and all(word.key in lexicon.LINKS for word in between)
+            and not any(breaks(word) for word in words[last + 1 : index + 1])
+        ):
+            found[-1] = Phrase(found[-1].start, words[index].end, kind)
+        else:
+            found.append(Phrase(words[index].start, words[index].end, kind))
+        last = index
+    return found
+
+
+def _without(text: str, unwanted: Sequence[Phrase]) -> str:
+    """The text without some phrases and the prepositions and articles that led to them, punctuation put right."""
+    words = split(text)
+    starts = {start for phrase in unwanted for start in range(phrase.start, phrase.end)}
+    cut = [word.start in starts for word in words]
+    for index in reversed(range(len(words) - 1)):
+        if cut[index + 1] and words[index + 1].joined:
+            joins = words[index].key in ("and", "or") and index > 0 and cut[index - 1]
+            cut[index] |= joins or words[index].key in _LEADS
+    rest = ""
+    for index, word in enumerate(words):
+        inner = index > 0 and cut[index - 1] and cut[index] and word.joined
+        rest += (" " if inner else word.gap) + ("" if cut[index] else word.text)
+    rest += text[words[-1].end :]
+    for pattern, replacement in _TIDY:
+        rest = pattern.sub(replacement, rest)
+    return rest.strip() if split(rest) else ""
+
+
+_TIDY = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"[ \t]{2,}", " "),
+        (r"\([\s,;/-]*\)|\[[\s,;/-]*\]", ""),
+        (r"[ \t-]+(?=[,.;:!?)\]])", ""),
+        (r"[,;:](?:[ \t]*[,;:])*(?=[ \t]*[.;!?])", ""),
+        (r"([,;:])(?:[ \t]*[,;])+", r"\1"),
+        (r"([.;!?\n])[ \t]*(?:[.,;:][ \t]*)+", r"\1 "),
+        (r"\A[\s.,;:!?)/-]+", ""),
+    )
+)
