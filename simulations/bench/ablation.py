@@ -67,16 +67,12 @@ def ablation(
 ) -> Measurement:
     """Dice, laterality error and counterfactuals by variant, mean and deviation over seeds; ablation.md and ablation.json in --out."""
     chosen = _chosen(variants)
-    base = load(None, assignments or [])
-    data = ({"phantom": base.with_values(PHANTOM)} if phantom else {}) | (
-        {
-            manifest.stem if manifest.stem != "cases" else manifest.resolve().parent.name: base.with_values(
-                {"data.manifest": str(manifest.resolve())}
-            )
-        }
-        if manifest
-        else {}
-    )
+    given = assignments or []
+    data: dict[str, Config] = {}
+    if phantom:
+        data["phantom"] = load(None, [*(f"{key}={value}" for key, value in PHANTOM.items()), *given])
+    if manifest:
+        data[manifest.resolve().parent.name] = load(None, given).with_values({"data.manifest": str(manifest.resolve())})
     if not data:
         raise ConfigError("nothing to train on: give --manifest, or leave --phantom on.")
     out.mkdir(parents=True, exist_ok=True)
