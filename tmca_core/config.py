@@ -119,6 +119,7 @@ class TmcaSettings(Section):
         "bank", description="Negatives of the contrast: a public bank of reports and the own background, or the batch (not under privacy)."
     )
     positives: Literal["soft", "hard"] = Field("soft", description="soft: reports that name the same zones or are equal are positives too.")
+    share: float = Field(0.25, gt=0, le=1, description="Share of the training steps that take the contrast, drawn at random.")
     distance: bool = Field(True, description="Words attend to target positions (else the target is one mean vector), and the margin.")
     enhancement: bool = Field(True, description="Enhancement of decoder maps where the aligned report points.")
     align_width: int = Field(64, ge=8, le=1024, description="Channels of the aligned space.")
@@ -135,6 +136,7 @@ class SsaSettings(Section):
     prior: Literal["learned", "fixed", "mirrored", "random", "thirds", "off"] = Field(
         "learned", description="Zone prior: Gaussians that may learn their place, or stay; the others are controls for ablations."
     )
+    tokens: bool = Field(True, description="A learned token for every zone that is named, beside the report's.")
     bias: bool = Field(True, description="The prior biases attention where positions are keys.")
     gate: bool = Field(True, description="The prior gates decoder maps.")
     penalty: float = Field(0.1, ge=0, description="Weight of probability outside of the prior in the loss.")

@@ -23,7 +23,7 @@ from tmca_core.errors import ConfigError
 from tmca_core.networks import build_network
 from tmca_core.run import Run, write_atomically
 from tmca_core.training.batches import training_batches
-from tmca_core.training.centralised import build_pipeline, concatenate, test_scores, train_arm
+from tmca_core.training.centralised import build_pipeline, concatenate, keep_data, test_scores, train_arm
 from tmca_core.training.device import resolve_device, set_threads
 from tmca_core.training.loop import build_optimizer, train_step
 from tmca_core.training.scores import summarise
@@ -102,17 +102,18 @@ def _chosen(names: str) -> list[Variant]:
 
 
 def _costs(file: Path, config: Config, variants: Sequence[Variant]) -> dict[str, float]:
-    """Time of a training step over the base network's, by variant; measured once a table, interleaved, medians of the ratios."""
-    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    missing = [variant for variant in variants if variant.name not in known]
-    if missing:
-        measured = _step_ratios(config, {v.name: v.settings for v in missing})
-        known |= measured
-        write_atomically(file, json.dumps(known, indent=1) + "\n")
-    return known
+    """Time of a training step over the base network's, by variant; measured once a table, interleaved."""
+    kept = json.loads(file.read_text()) if file.exists() else {"settings": config.digest(), "costs": {}}
+    if kept["settings"] != config.digest():
+        raise ConfigError(f"{file.parent} holds a table of other settings. Give another --out.")
+    costs: dict[str, float] = kept["costs"]
+    if missing := {variant.name: variant.settings for variant in variants if variant.name not in costs}:
+        costs |= _step_ratios(config, missing)
+        write_atomically(file, json.dumps(kept, indent=1) + "\n")
+    return costs
 
 
-def _step_ratios(config: Config, settings: Mapping[str, Mapping[str, Any]], repeats: int = 9) -> dict[str, float]:
+def _step_ratios(config: Config, settings: Mapping[str, Mapping[str, Any]], repeats: int = 40) -> dict[str, float]:
     set_threads(config.training)
     device = resolve_device(config.training)
     train = concatenate([site.train for site in load_sites(config).values()])
@@ -129,7 +130,8 @@ def _step_ratios(config: Config, settings: Mapping[str, Mapping[str, Any]], repe
             float(train_step(network, batch, optimizer, training))
             if repeat >= 2:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(a / b for a, b in zip(seconds[name], seconds[""], strict=True)) for name in settings}
+    # Sums, not medians: some steps cost more than others by design, and interleaving shares out the machine's moods.
+    return {name: sum(seconds[name]) / sum(seconds[""]) for name in settings}
 
 
 def _run_all(trials: Sequence[Trial], out: Path, workers: int) -> dict[tuple[str, str, int], dict[str, float | None]]:
@@ -146,12 +148,12 @@ def _run_all(trials: Sequence[Trial], out: Path, workers: int) -> dict[tuple[str
 
 def run_trial(trial: Trial, folder: Path) -> dict[str, float | None]:
     """Train and test one trial in `folder`, or read what an earlier call left there."""
-    known = Run(folder).read_json("result.json") if folder.exists() else None
-    if known:
+    sites = load_sites(trial.config)
+    run = Run.create(folder, trial.config)  # refuses a folder of another configuration
+    keep_data(run, sites)  # and of other data
+    if known := run.read_json("result.json"):
         return known
     torch.set_num_threads(1)
-    sites = load_sites(trial.config)
-    run = Run.create(folder, trial.config)
     network, pipeline = train_arm(trial.config, sites, run, arm="pooled")
     summary = summarise(test_scores(network, pipeline, sites, trial.config), bootstrap=0, seed=0)
     result = {key: {**summary["final"], **summary["counterfactual"]}.get(key) for key in MEASURES}

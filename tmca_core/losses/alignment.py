@@ -10,13 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def drawn(weights_AP: Tensor, noise_P: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` positions an image, drawn without replacement in proportion to their weights: indices and weights (A, count').
+
+    Gumbel-top-k (Kool et al. 2019, arXiv 1903.06059). The same noise serves all images, so that one case's draw does not depend
+    on the others. Weights are 1 at drawn positions, and 0 where fewer positions than `count` have any.
+
+    Args:
+        weights_AP: ≥ 0.
+        noise_P: uniform in (0, 1).
+    """
+    gumbel = -(-noise_P.clamp(1e-6, 1 - 1e-6).log()).log()
+    index = (weights_AP.clamp_min(1e-12).log() + gumbel).topk(min(count, weights_AP.shape[1]), dim=1).indices
+    return index, (weights_AP.gather(1, index) > 0).float()
+
+
 def word_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_AKLD: Tensor, importance_AKL: Tensor, temperature: float) -> Tensor:
     """s(a, k) = Σ_j w_akj ⟨T_akj, c_akj⟩ with c_akj = norm(Σ_p A_akjp V_ap): (A, K) in [-1, 1].
 
     Every word j of report k looks for its like among the weighted positions of image a: A is a softmax over positions of
-    ⟨T, V⟩ / temperature, each position counted `weights` times (0: not at all). With the mask as weights this is similarity to
-    the target, with its complement to the background. The weights replace random draws of positions: the same in expectation,
-    without noise.
+    ⟨T, V⟩ / temperature, each position counted `weights` times (0: not at all). Of positions in the target this is similarity to
+    the target, of others to the background.
 
     Args:
         weights_AP: ≥ 0; a row of zeros counts all positions alike (whoever calls drops such a row).

@@ -42,6 +42,8 @@ class Attention(nn.Module):
             added = None if bias is None else bias[:, None, None, :].to(q.dtype).expand(-1, -1, q.shape[2], -1)
             plain: Tensor = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=added).transpose(1, 2).flatten(2))
             return plain
+        if bias is not None:
+            raise ValueError("attention takes a mask or a bias, not both.")
         some = mask.any(1, keepdim=True)  # without a valid key attend anywhere, and zero the result
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(mask | ~some)[:, None, None, :])
         guided: Tensor = self.out(mixed.transpose(1, 2).flatten(2)) * some[:, :, None]

@@ -38,6 +38,7 @@ class Report:
         kinds: (B, L) int64, kinds of phrase (`TextBatch.kinds`).
         zones: (B, 6) float32.
         certainty: (B,) float32, 0 where the zones set no constraint.
+        identity: (B,) int64, equal where the texts are equal.
     """
 
     tokens: Tensor
@@ -46,6 +47,7 @@ class Report:
     kinds: Tensor
     zones: Tensor
     certainty: Tensor
+    identity: Tensor
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Guide(Network):
         first[:, 0] = True
         tokens = torch.where(missing[..., None], self.no_report, self.text_norm(tokens))
         alone = missing & first
-        return Report(tokens, (text.mask & ~missing) | alone, spoken | alone, text.kinds, text.zones, text.certainty)
+        return Report(tokens, (text.mask & ~missing) | alone, spoken | alone, text.kinds, text.zones, text.certainty, text.identity)
 
     def relate(self, maps: list[Tensor], report: Report, notes: Notes) -> tuple[list[Tensor], Report]:
         """Maps (B, widths[i], H/s, W/s) at STRIDES and the report, before the decoder: here as they are."""
@@ -131,7 +133,8 @@ class Guide(Network):
         """See `Network.forward`."""
         # torch 2.13 crashes in GroupNorm's backward on channels_last input without gradient, which a frozen encoder gives.
         # A copy, not contiguous(): a 1 × 1 map counts as both layouts and would be left with the strides that crash.
-        features = [f if f.requires_grad else f.clone(memory_format=torch.contiguous_format) for f in self.image(images)]
+        frozen = torch.is_grad_enabled() and not any(p.requires_grad for p in self.image.parameters())
+        features = [f.clone(memory_format=torch.contiguous_format) if frozen else f for f in self.image(images)]
         notes = Notes()
         maps, report = self.relate(
             [skip(norm(f)) for f, norm, skip in zip(features, self.skip_norms, self.skips, strict=True)], self.read(text), notes

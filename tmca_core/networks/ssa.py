@@ -78,8 +78,8 @@ class Transport(nn.Module):
             plans = _plans(regions, phrases, _uniform(torch.ones_like(regions[..., 0])), _uniform((present | ~some).float()))
             notes.hidden |= {f"coarse {name}": tensor for name, tensor in plans.items()} | {"area": area, "some": some}
             to_region, to_phrase = _rows(plans["image to text"]) * some[..., None], _rows(plans["text to image"]) * present[..., None]
-            notes.maps["plan/coarse"] = _as_maps((to_phrase @ area).detach(), height, width)
-            share = area / area.sum(1, keepdim=True)  # which regions a patch belongs to
+            notes.maps["plan/coarse"] = _as_maps((to_phrase @ area.float()).detach().float(), height, width)
+            share = area / area.sum(1, keepdim=True).clamp_min(1e-12)  # which regions a patch belongs to
             arriving.append(share.transpose(1, 2) @ (to_region @ (members @ said)))
             per_phrase = to_phrase @ (area @ self.to_text(shown))
             token_gain = token_gain + self.text_gates[1] * ((members > 0).float().transpose(1, 2) @ per_phrase)
@@ -97,7 +97,8 @@ def _as_maps(rows: Tensor, height: int, width: int) -> Tensor:
 
 def _plans(image: Tensor, text: Tensor, image_mass: Tensor, text_mass: Tensor) -> dict[str, Tensor]:
     """Both plans, each with its hard side first, and the cost (B, P, L), from unit vectors image (B, P, d) and text (B, L, d)."""
-    cost = 1 - image.float() @ text.float().transpose(1, 2)
+    with torch.autocast(image.device.type, enabled=False):  # divided by ε, half precision would show
+        cost = 1 - image.float() @ text.float().transpose(1, 2)
     return {
         "image to text": semi_relaxed_plan(cost, image_mass, text_mass, RELAXATION),
         "text to image": semi_relaxed_plan(cost.transpose(1, 2), text_mass, image_mass, RELAXATION),
@@ -128,8 +129,7 @@ class Ssa(Guide):
         settings = self.ssa = config.ssa
         self.transport = Transport(self.widths[2], text_encoder.dim, settings) if settings.transport != "off" else None
         self.prior = ZonePrior(settings.prior) if settings.prior != "off" else None
-        if self.prior is not None:
-            self.zone_tokens = nn.Parameter(torch.randn(6, text_encoder.dim))
+        self.zone_tokens = nn.Parameter(torch.randn(6, text_encoder.dim)) if self.prior and settings.tokens else None
         self.gates = nn.ParameterList([nn.Parameter(torch.zeros(c, 1, 1)) for c in self.widths] if self.prior and settings.gate else [])
         self.biases = nn.Parameter(torch.ones(len(self.widths))) if self.prior and settings.bias else None
 
@@ -141,6 +141,7 @@ class Ssa(Guide):
             maps = [*maps[:2], middle, coarsest]
         if self.prior is not None:
             notes.maps["guidance"] = self.prior(report.zones, report.certainty, *maps[0].shape[-2:])
+        if self.zone_tokens is not None:
             named = (report.zones * report.certainty[:, None]) > 0
             tokens = torch.cat([report.tokens, self.zone_tokens.expand(len(named), -1, -1)], 1)
             report = replace(report, tokens=tokens, mask=torch.cat([report.mask, named], 1))
@@ -159,7 +160,8 @@ class Ssa(Guide):
         return refined
 
     def auxiliary(self, output: Output, masks: Tensor) -> dict[str, Auxiliary]:
-        """`transport` and `outside`; several targets count as one. All are decomposable."""
+        """`transport` and `outside`, both decomposable. Several targets count as one for transport; `outside` is for one target alone,
+        because of several nobody says which the report places."""
         losses = super().auxiliary(output, masks)
         hidden, target = output.hidden, masks.amax(1, keepdim=True)
         if self.transport is not None:
@@ -174,7 +176,7 @@ class Ssa(Guide):
                 arrival = (hidden["coarse text to image"].sum(1)[:, None] @ hidden["area"].float())[:, 0]
                 value = value + some * (_transport_loss(hidden, "coarse") + 0.5 * misplaced(arrival, inside))
             losses["transport"] = Auxiliary(self.ssa.weight * value)
-        if self.prior is not None and self.ssa.penalty:
+        if self.prior is not None and self.ssa.penalty and masks.shape[1] == 1:
             prior = F.interpolate(output.maps["guidance"], output.logits.shape[-2:], mode="bilinear", align_corners=False)
             outside = torch.sigmoid(output.logits.float()) * (prior < OUTSIDE)
             losses["outside"] = Auxiliary(self.ssa.penalty * outside.mean((1, 2, 3)))

@@ -4,7 +4,7 @@ Our design after the abstract of TMCA (arXiv 2412.13533); docs/methods.md says w
 
     skip map m_s (B,c,h,w) at strides 4..32     V = norm(W_s m_s + P_s(position))   (B,d,h,w)
     report tokens T (B,L,D)                     T' = norm(W_t T)                    (B,L,d),   w = softmax(T' u) over words
-    enhancement      R = Σ_j w_j ⟨V, T'_j⟩,  g = sigmoid(aR + b),  m_s + γ g ⊙ MLP(m_s), γ = 0 at start
+    enhancement      R = Σ_j w_j ⟨V, T'_j⟩,  g = sigmoid(aR + b),  m_s + g ⊙ MLP(m_s), 0 at start;  T + W_b T'
     in training      s⁺: words ↔ target positions, s⁻: words ↔ background; contrast against other reports; margin; g against the mask
 
 Enhancement and alignment share their projections: what the contrast teaches V and T' is what g points with. The mask enters losses only.
@@ -23,6 +23,7 @@ from tmca_core.config import Config, TmcaSettings
 from tmca_core.losses.alignment import (
     background,
     contrast,
+    drawn,
     likeness,
     margin,
     mean_similarity,
@@ -36,14 +37,14 @@ from tmca_core.networks.interface import NETWORKS, Auxiliary, Network, Output
 from tmca_core.text.bank import public_bank
 from tmca_core.text.encoders import TextEncoder
 from tmca_core.text.features import TextBatch, TextPipeline, token_cache
+from tmca_core.text.phrases import keep_phrases
 
-LEVEL_WEIGHTS = (0.0, 0.5, 1.0, 1.0)
-"""Of the contrast, at STRIDES. A step contrasts one level, drawn in these proportions: the same in expectation at a third of the cost.
-At stride 4 it gained nothing measurable: enhancement alone is taught there."""
-GROUPS_DRAWN = 4
-"""Of reports in the bank that say the same, a step; about ten reports."""
-MOST_POSITIONS = 100
-"""Aligned positions a level; finer maps are taken at every second or fourth place, which costs little and saves most of the time."""
+LEVEL_WEIGHTS = (0.25, 0.5, 1.0, 1.0)
+"""Of the contrast, at STRIDES."""
+CONTRAST = 0.5
+"""Weight of the contrast over that of enhancement, on average over steps."""
+POSITIONS = 64
+"""Target positions, and background positions, drawn an image and level."""
 
 
 class Aligner(nn.Module):
@@ -100,93 +101,113 @@ class Tmca(Guide):
         self._cache, self._phrases = token_cache(config), config.network.phrase_kinds
 
     def relate(self, maps: list[Tensor], report: Report, notes: Notes) -> tuple[list[Tensor], Report]:
-        """Enhance the maps where the report points; in training, keep what the losses read."""
+        """Enhance the maps where the report points; on the steps that take the contrast, keep what it reads."""
+        contrasted = self.training and self.tmca.alignment != "off" and bool(torch.rand(()) < self.tmca.share)
         words, importance = self.aligner.words(report.tokens, report.words)
-        contrasted = int(torch.multinomial(torch.tensor(LEVEL_WEIGHTS), 1)) if self.training else None
-        enhanced = []
         for level, x in enumerate(maps):
-            positions = self.aligner.positions(level, x)
+            if contrasted or self.tmca.enhancement:
+                positions = self.aligner.positions(level, x)
+            if contrasted:
+                notes.hidden[f"positions/{level}"] = positions
             if self.tmca.enhancement:
-                pointing = notes.maps[f"enhancement/{STRIDES[level]}"] = self.aligner.pointing(level, positions, words, importance)
-                x = self.aligner.enhanced(level, x, pointing)
-            enhanced.append(x)
-            if level == contrasted and self.tmca.alignment != "off":
-                notes.hidden["positions"] = positions
-        if self.training and self.tmca.alignment != "off":
-            notes.hidden |= {"words": words, "importance": importance, "says": says(report)}
+                pointing = notes.maps[f"enhancement/{STRIDES[level]}"] = self.aligner.pointing(level, positions, words, importance).float()
+                maps = [*maps[:level], self.aligner.enhanced(level, x, pointing), *maps[level + 1 :]]
+        if contrasted:
+            notes.hidden |= {"words": words, "importance": importance} | said(report, "")
+            notes.hidden["noise"] = torch.rand(2, maps[0].shape[-2] * maps[0].shape[-1], device=words.device)
             if self.tmca.alignment == "bank":
                 bank = self.read(self.bank(words.device))
                 notes.hidden["bank words"], notes.hidden["bank importance"] = self.aligner.words(bank.tokens, bank.words)
-                notes.hidden["bank says"] = says(bank)
+                notes.hidden |= said(bank, "bank ")
         if self.aligner.back is not None:
             report = replace(report, tokens=report.tokens + self.aligner.back(words))
-        return super().relate(enhanced, report, notes)
+        return super().relate(maps, report, notes)
 
     def bank(self, device: torch.device) -> TextBatch:
-        """Some of the public reports: those of GROUPS_DRAWN groups that say the same, drawn anew each time (torch's random state)."""
+        """The public reports, with the phrases that are read; without words or twice none."""
         if self._bank is None:
-            self._bank = TextPipeline(self.text_encoder, self._cache, device, phrase_kinds=self._phrases).encode(public_bank())
-        bank = self._bank = self._bank.to(device)
-        saying = torch.unique(torch.cat([bank.zones, bank.certainty[:, None]], 1).cpu(), dim=0, return_inverse=True)[1]
-        drawn = torch.randperm(int(saying.max()) + 1)[:GROUPS_DRAWN]
-        return bank.subset(torch.isin(saying, drawn).nonzero()[:, 0])
+            texts = dict.fromkeys(keep_phrases(text, self._phrases) for text in public_bank())
+            self._bank = TextPipeline(self.text_encoder, self._cache, device).encode([text for text in texts if text.strip()])
+        self._bank = self._bank.to(device)
+        return self._bank
 
     def auxiliary(self, output: Output, masks: Tensor) -> dict[str, Auxiliary]:
         """`alignment` (not decomposable in mode "batch") and `enhancement`; several targets are aligned as one."""
         losses = super().auxiliary(output, masks)
-        target = masks.amax(1, keepdim=True)
+        target, weight = masks.amax(1, keepdim=True), self.tmca.weight
         if self.tmca.enhancement:
             maps = {stride: output.maps[f"enhancement/{stride}"] for stride in STRIDES}
             values = [pooled_cross_entropy(g, pooled(target, g)) for g in maps.values()]
-            losses["enhancement"] = Auxiliary(self.tmca.weight * torch.stack(values).mean(0))
+            losses["enhancement"] = Auxiliary(weight * torch.stack(values).mean(0))
         if self.tmca.alignment != "off":
-            value = self._likeness(output.hidden) + sum(LEVEL_WEIGHTS) * self._aligned(output.hidden, target)
-            losses["alignment"] = Auxiliary(self.tmca.weight * value, decomposable=self.tmca.alignment == "bank")
+            value = torch.zeros(len(masks), device=masks.device)
+            if "words" in output.hidden:
+                hidden = {name: x.float() if x.is_floating_point() else x for name, x in output.hidden.items()}
+                with torch.autocast(masks.device.type, enabled=False):
+                    levels = [share * self._contrast(hidden, level, target) for level, share in enumerate(LEVEL_WEIGHTS)]
+                    value = (weight * CONTRAST / self.tmca.share) * (self._likeness(hidden) + torch.stack(levels).sum(0))
+            losses["alignment"] = Auxiliary(value, decomposable=self.tmca.alignment == "bank")
         return losses
 
-    def _aligned(self, hidden: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Contrast and margin of the drawn level: (B,); 0 where the target is smaller than a cell."""
+    def _contrast(self, hidden: dict[str, Tensor], level: int, target: Tensor) -> Tensor:
+        """Contrast and margin of one level: (B,); 0 without a report, or where the target is smaller than a cell."""
         settings, temperature = self.tmca, self.tmca.temperature
-        positions = thinned(hidden["positions"]).float()
+        positions = hidden[f"positions/{level}"]
         mask = pooled(target, positions)
-        inside, outside = mask.flatten(1), background(mask).flatten(1)
         V = positions.flatten(2).transpose(1, 2)
-        own, weight = hidden["words"].float()[:, None], hidden["importance"].float()[:, None]
+        own, weight = hidden["words"][:, None], hidden["importance"][:, None]
         count = len(V)
 
-        def similarity(weights: Tensor, words: Tensor, importance: Tensor) -> Tensor:
-            """(B, K) for words (B, K, L, d)."""
+        def similarity(where: Tensor, noise: Tensor, words: Tensor, importance: Tensor) -> Tensor:
+            """(B, K) of words (B, K, L, d) to positions drawn from weights (B, 1, h, w)."""
+            index, counted = drawn(where.flatten(1), noise[: V.shape[1]], POSITIONS)
+            chosen = V.gather(1, index[..., None].expand(-1, -1, V.shape[2]))
             if settings.distance:
-                return word_similarity(V, weights, words, importance, temperature)
-            return mean_similarity(V, weights, words, importance)
+                return word_similarity(chosen, counted, words, importance, temperature)
+            return mean_similarity(chosen, counted, words, importance)
 
-        far = similarity(outside, own, weight)
+        around = background(mask)
+        far, bare = similarity(around, hidden["noise"][1], own, weight), around.sum((1, 2, 3)) <= 0
         if settings.alignment == "batch":
-            scores = similarity(inside, own[:, 0].expand(count, -1, -1, -1), weight[:, 0].expand(count, -1, -1))
-            near, same = scores.diagonal()[:, None], _same(hidden["says"], hidden["says"])
+            words, importance = own[:, 0].expand(count, -1, -1, -1), weight[:, 0].expand(count, -1, -1)
+            scores = similarity(mask, hidden["noise"][0], words, importance)
+            near, same = scores.diagonal()[:, None], alike(hidden, "", "")
             targets = soft_targets(torch.arange(count, device=V.device), same, settings.positives == "soft")
             value = 0.5 * contrast(scores, targets, temperature) + 0.5 * contrast(scores.T, targets, temperature)
         else:
-            words, importance = hidden["bank words"].float(), hidden["bank importance"].float()
-            longest = max(own.shape[2], words.shape[1])
-            words = torch.cat([_padded(own, longest, 2), _padded(words, longest, 1).expand(count, -1, -1, -1)], 1)
-            importance = torch.cat([_padded(weight, longest, 2), _padded(importance, longest, 1).expand(count, -1, -1)], 1)
-            scores = torch.cat([similarity(inside, words, importance), far], 1)
-            near, same = scores[:, :1], F.pad(_same(hidden["says"], hidden["bank says"]), (1, 1))
+            longest = max(own.shape[2], hidden["bank words"].shape[1])
+            bank, shares = _padded(hidden["bank words"], longest, 1), _padded(hidden["bank importance"], longest, 1)
+            words = torch.cat([_padded(own, longest, 2), bank.expand(count, -1, -1, -1)], 1)
+            importance = torch.cat([_padded(weight, longest, 2), shares.expand(count, -1, -1)], 1)
+            scores = similarity(mask, hidden["noise"][0], words, importance)
+            near, same = scores[:, :1], F.pad(alike(hidden, "", "bank "), (1, 1))
             targets = soft_targets(torch.zeros(count, dtype=torch.long, device=V.device), same, settings.positives == "soft")
-            value = contrast(scores, targets, temperature)
+            value = contrast(torch.cat([scores, far.masked_fill(bare[:, None], -1.0)], 1), targets, temperature)
         if settings.distance:
-            value = value + 0.5 * margin(near[:, 0], far[:, 0])
-        return value * (mask.sum((1, 2, 3)) >= 1)
+            value = value + 0.5 * margin(near[:, 0], far[:, 0]) * ~bare
+        return value * (mask.sum((1, 2, 3)) >= 1) * hidden["spoken"]
 
     def _likeness(self, hidden: dict[str, Tensor]) -> Tensor:
         """Contrast of whole reports: own against the bank and the bank within itself, or within the batch: (B,)."""
         own, temperature = _whole(hidden["words"], hidden["importance"]), self.tmca.temperature
         if self.tmca.alignment == "batch":
-            return likeness(own, own, _same(hidden["says"], hidden["says"]), temperature, itself=True)
+            return likeness(own, own, alike(hidden, "", ""), temperature, itself=True)
         bank = _whole(hidden["bank words"], hidden["bank importance"])
-        within = likeness(bank, bank, _same(hidden["bank says"], hidden["bank says"]), temperature, itself=True)
-        return within.mean() + likeness(own, bank, _same(hidden["says"], hidden["bank says"]), temperature, itself=False)
+        within = likeness(bank, bank, alike(hidden, "bank ", "bank "), temperature, itself=True)
+        return within.mean() + likeness(own, bank, alike(hidden, "", "bank "), temperature, itself=False)
+
+
+def said(report: Report, prefix: str) -> dict[str, Tensor]:
+    """What tells whether two reports say the same: zones with certainty (B, 7), identity (B,), and whether there are words at all."""
+    zones = torch.cat([report.zones, report.certainty[:, None]], 1)
+    return {f"{prefix}zones": zones, f"{prefix}identity": report.identity, f"{prefix}spoken": (report.kinds > 0).any(1)}
+
+
+def alike(hidden: dict[str, Tensor], these: str, those: str) -> Tensor:
+    """(B, K) bool: equal texts, or equal zones with equal certainty where the report names any."""
+    zones, others = hidden[f"{these}zones"], hidden[f"{those}zones"]
+    named = (zones[:, None] == others[None]).all(-1) & (zones[:, None, -1] > 0)
+    return named | (hidden[f"{these}identity"][:, None] == hidden[f"{those}identity"][None])
 
 
 def _padded(x: Tensor, length: int, dim: int) -> Tensor:
@@ -198,25 +219,7 @@ def _padded(x: Tensor, length: int, dim: int) -> Tensor:
 
 def _whole(words: Tensor, importance: Tensor) -> Tensor:
     """Reports as unit vectors (B, d): their words' weighted mean."""
-    return F.normalize((importance[..., None] * words).float().sum(1), dim=-1, eps=1e-6)
-
-
-def says(report: Report) -> Tensor:
-    """(B, 7) zones and certainty: what two reports have in common when they say the same."""
-    return torch.cat([report.zones, report.certainty[:, None]], 1)
-
-
-def _same(these: Tensor, those: Tensor) -> Tensor:
-    """(B, K) bool: equal zones with equal certainty; reports without zones are like no other."""
-    return (these[:, None] == those[None]).all(-1) & (these[:, None, -1] > 0)
-
-
-def thinned(positions: Tensor) -> Tensor:
-    """(B, d, h, w) at every k-th place, k the least power of two that leaves at most MOST_POSITIONS."""
-    step = 1
-    while -(-positions.shape[-2] // step) * -(-positions.shape[-1] // step) > MOST_POSITIONS:
-        step *= 2
-    return positions[..., step // 2 :: step, step // 2 :: step]
+    return F.normalize((importance[..., None] * words).sum(1), dim=-1, eps=1e-6)
 
 
 @NETWORKS.register("tmca")

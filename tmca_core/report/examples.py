@@ -143,7 +143,7 @@ def _explained(
     pictures: dict[str, Tensor] = {}
     if output.maps:
         read = keep_phrases(text, pipeline.phrase_kinds)
-        facts, pictures = describe_maps(read, pipeline.encoder.spans(read), batch.kinds[0].tolist(), output.maps)
+        facts, pictures = describe_maps(read, pipeline.encoder.spans(read), batch.kinds[0].tolist(), float(batch.certainty[0]), output.maps)
     return output.logits.float().cpu(), facts, pictures
 
 

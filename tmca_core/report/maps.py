@@ -86,21 +86,23 @@ def side_share(mass: Tensor, side: str) -> float:
 
 
 def describe_maps(
-    text: str, spans: Sequence[Span | None], kinds: Sequence[int], maps: Mapping[str, Tensor]
+    text: str, spans: Sequence[Span | None], kinds: Sequence[int], certainty: float, maps: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a network's maps of one case say, for `examples/index.json`, and the maps as pictures.
 
     Args:
         text: the report as the encoder read it.
         spans: characters of L tokens in `text`, None for special tokens; `kinds` theirs. Read where there is a "plan/fine".
+        certainty: of the report's zones (`TextBatch.certainty`).
         maps: of a batch of one: "enhancement/S" and "guidance" (1, 1, h, w), "plan/fine" (1, L, h, w), "plan/coarse" (1, 4, h, w);
             others are left out.
 
     Returns:
-        {"words": […], "phrases": […]}, each list only where there are such maps, in the order of the strip's maps; and by name
+        {"certainty": …, "words": […], "phrases": […]}: the certainty where there is a "guidance", each list only where there are such
+        maps, in the order of the strip's maps; and by name
         ("enhancement/S", "guidance", "words", "phrases") pictures (H, W) uint8.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"certainty": certainty} if "guidance" in maps else {}
     pictures = {name: _eight_bits(values[0, 0]) for name, values in maps.items() if name == "guidance" or name.startswith("enhancement/")}
     if "plan/fine" in maps and (found := word_maps(text, spans, kinds, maps["plan/fine"][0].float().cpu())):
         pictures["words"] = _strip([word.mass for word in found])

@@ -69,7 +69,7 @@ def panels(files: Mapping[str, Path], facts: Mapping[str, Any], predicted: npt.N
     """
     found = []
     if "guidance" in files:
-        found.append(_guidance(_read(files["guidance"]) / 255, predicted, scale))
+        found.append(_guidance(_read(files["guidance"]) / 255, number(facts.get("certainty")) or 1.0, predicted, scale))
     levels = [_read(files[name]) / 255 for name in sorted(files) if name.startswith("enhancement/")]
     if levels:
         found.append(_enhancement(levels))
@@ -101,7 +101,8 @@ def most_telling(words: Sequence[Mapping[str, Any]]) -> list[int]:
     return list(chosen.values())[:MOST_WORDS]
 
 
-def _guidance(prior: Floats, predicted: npt.NDArray[np.bool_], scale: float) -> Panel:
+def _guidance(prior: Floats, certainty: float, predicted: npt.NDArray[np.bool_], scale: float) -> Panel:
+    """The prior as it was used; the line is round the zones, as if the report were certain."""
     title = "Where the report lets it look"
     if prior.min() > 1 - _FLAT:
         return Panel("guidance", title, "The report names no place that could be held to, so the network looked everywhere.")
@@ -110,11 +111,14 @@ def _guidance(prior: Floats, predicted: npt.NDArray[np.bool_], scale: float) -> 
     fine = _resize(prior, drawn)
     shade = np.zeros((*drawn, 4), dtype=np.uint8)
     shade[..., 3] = np.round(190 * (1 - fine))
-    told = "The report places the finding in the bright part; in training a mask in the dark part costs, but it is never forbidden."
+    edge = 1 - certainty / 2  # a doubted place lifts the prior outside of it
+    told = "The report places the finding in the bright part"
+    told += ", but with doubt, so the rest is darkened less" if certainty < 1 else ""
+    told += "; a mask in the dark part is not forbidden."
     if predicted.any():
-        inside = float((_resize(prior, (height, width)) >= 0.5)[predicted].mean())
+        inside = float((_resize(prior, (height, width)) >= edge)[predicted].mean())
         told += f" {_percent(inside)} of the predicted mask lies inside of the line."
-    return Panel("guidance", title, told, _uri(shade), svg_path(outlines(fine >= 0.5), scale * width / drawn[1]))
+    return Panel("guidance", title, told, _uri(shade), svg_path(outlines(fine >= edge), scale * width / drawn[1]))
 
 
 def _enhancement(levels: Sequence[Floats]) -> Panel:

@@ -42,6 +42,7 @@ class TextBatch:
         kinds: (B, L) int64, kind of every token: 0 special or padding, 1 other word, 2 descriptive, 3 diagnostic, 4 locational
             without side, 5 patient's left, 6 patient's right. All 0 where a report has no word: it is missing.
         certainty: (B,) float32: 1 certain, 0.5 uncertain, 0 where the zones set no constraint.
+        identity: (B,) int64, equal where the texts are equal.
     """
 
     ids: Tensor | None
@@ -50,6 +51,7 @@ class TextBatch:
     zones: Tensor
     kinds: Tensor
     certainty: Tensor
+    identity: Tensor
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -58,16 +60,8 @@ class TextBatch:
         """The same batch on another device."""
         ids = self.ids if self.ids is None else self.ids.to(device)
         features = self.features if self.features is None else self.features.to(device)
-        rest = (self.mask, self.zones, self.kinds, self.certainty)
+        rest = (self.mask, self.zones, self.kinds, self.certainty, self.identity)
         return TextBatch(ids, features, *(tensor.to(device) for tensor in rest))
-
-    def subset(self, index: Tensor) -> TextBatch:
-        """The reports at `index` (K,) int64, padded to the longest of them."""
-        mask = self.mask[index]
-        length = int(mask.sum(1).max())
-        ids = self.ids if self.ids is None else self.ids[index, :length]
-        features = self.features if self.features is None else self.features[index, :length]
-        return TextBatch(ids, features, mask[:, :length], self.zones[index], self.kinds[index, :length], self.certainty[index])
 
 
 class TextPipeline:
@@ -103,6 +97,7 @@ class TextPipeline:
         self._zones: dict[str, Tensor] = {}
         self._certainty: dict[str, float] = {}
         self._kinds: dict[str, Tensor] = {}
+        self._identity: dict[str, int] = {}
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
         """Reports in PATIENT sides → their batch, on the CPU.
@@ -121,9 +116,10 @@ class TextPipeline:
         kinds = pad_sequence([self._kinds[text] for text in texts], batch_first=True)
         zones = torch.stack([self._zones[text] for text in texts])
         certainty = torch.tensor([self._certainty[text] for text in texts])
+        identity = torch.tensor([self._identity[text] for text in texts])
         if self.encoder.frozen:
-            return TextBatch(None, padded.float(), mask, zones, kinds, certainty)
-        return TextBatch(padded, None, mask, zones, kinds, certainty)
+            return TextBatch(None, padded.float(), mask, zones, kinds, certainty, identity)
+        return TextBatch(padded, None, mask, zones, kinds, certainty, identity)
 
     def _learn(self, texts: Sequence[str]) -> None:
         """Parse and tokenise texts not met before; for a frozen encoder, read or compute their features."""
@@ -138,6 +134,7 @@ class TextPipeline:
         for text, kept, (row, spans) in zip(texts, read, made, strict=True):
             self._zones[text], self._certainty[text] = zones_and_certainty(kept)
             self._kinds[text] = torch.tensor(token_kinds(kept, spans))
+            self._identity[text] = int.from_bytes(hashlib.sha256(kept.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
             self._rows[text] = row
 
     def _features(self, text: str) -> tuple[Tensor, Spans]:

@@ -45,6 +45,16 @@ class Findings:
         """Exactly one side is named, without contradiction."""
         return self.side in ("left", "right") and not self.contradictory
 
+    @property
+    def constraint(self) -> tuple[tuple[int, ...], float]:
+        """Zones that the report holds findings to, all 0 where it names none or contradicts itself; and how sure it is of them.
+
+        The certainty is 1 for a plain statement, 0.5 where every finding is doubted, and 0 where no zone is named.
+        """
+        if self.contradictory or not any(self.zones):
+            return (0,) * len(self.zones), 0.0
+        return self.zones, 0.5 if self.certainty == "uncertain" else 1.0
+
 
 def parse(text: str) -> Findings:
     """Read a report. Never raises; what is not understood leaves side "unknown" and the zones 0.

@@ -1,18 +1,21 @@
 """Hybrid text: which words of a report say where, which say what it looks like, and which say what disease it is.
 
 Built on the rules of `findings` and `places`. Left and right are treated alike, so a report with its sides swapped has the same
-phrases with "left" and "right" exchanged. Words that turn a meaning round ("no", "clear", "except") belong to no phrase: taking
-phrases out of "No opacity in the left lung." must not leave an affected left lung behind.
+phrases with "left" and "right" exchanged. Words that turn a meaning round ("no", "clear", "except") belong to no phrase, and a
+report without some of its phrases claims nothing that it did not claim before (see `keep_phrases`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tmca_core.text import lexicon
+from tmca_core.text.findings import parse
 from tmca_core.text.places import breaks
+from tmca_core.text.polarity import read_polarity
 from tmca_core.text.sentences import sentences
 from tmca_core.text.wording import PhraseKind, word_kinds
 from tmca_core.text.words import Word, split
@@ -21,6 +24,7 @@ TOKEN_KINDS: dict[PhraseKind, int] = {"descriptive": 2, "diagnostic": 3, "locati
 """Kind of a token inside a phrase; 1: a word outside, 0: no word at all (special or padding)."""
 
 Span = tuple[int, int]
+_PLACES = frozenset(("locational", "left", "right"))
 # Dropped with the phrase that they lead to: "opacity in the left lung" without its place is "opacity".
 _LEADS = lexicon.terms("in at on of over within to from with the a an its his her patient's involving affecting towards along located")
 
@@ -66,6 +70,10 @@ def token_kinds(text: str, spans: Sequence[Span | None]) -> list[int]:
 def keep_phrases(text: str, kinds: Collection[str]) -> str:
     """The report without the phrases whose kind is not in `kinds`; as it stands where there are none.
 
+    What is left names no zone that the report did not, and none with more certainty: words that deny or doubt a place that stays
+    ("cannot be excluded", "likely") stay with it, and where a sentence claims more without the rest ("left" of "left effusion"),
+    its places go too.
+
     Args:
         text: the report.
         kinds: of "locational" (left and right included), "descriptive" and "diagnostic".
@@ -74,11 +82,51 @@ def keep_phrases(text: str, kinds: Collection[str]) -> str:
         >>> keep_phrases("Patchy opacity in the left base, likely infective.", {"descriptive"})
         'Patchy opacity.'
     """
-    wanted = {*kinds, "left", "right"} if "locational" in kinds else set(kinds)
+    wanted = {*kinds, *_PLACES} if "locational" in kinds else set(kinds)
+    kept = text
     # Again, because what is left may read as a phrase that it was not before.
-    while unwanted := [phrase for phrase in phrases(text) if phrase.kind not in wanted]:
-        text = _without(text, unwanted)
-    return text
+    while cut := _unwanted(kept, wanted):
+        kept = _without(kept, cut)
+    # Sentence by sentence nothing was added; that one denied what another claims may yet be lost.
+    return keep_phrases(text, wanted - _PLACES) if wanted & _PLACES and not _claims_no_more(kept, text) else kept
+
+
+def _unwanted(text: str, wanted: Collection[str]) -> set[int]:
+    """Where the words begin that go with the phrases of other kinds than `wanted`."""
+    cut: set[int] = set()
+    parts = list(sentences(split(text), text))
+    bounds = [*(words[0].start for words, _ in parts), len(text)]
+    for (words, ending), (begin, end) in zip(parts, itertools.pairwise(bounds), strict=True):
+        found = _runs(words, word_kinds(words))
+        unwanted = _starts(words, [phrase for phrase in found if phrase.kind not in wanted])
+        places = _starts(words, [phrase for phrase in found if phrase.kind in _PLACES])
+        if not unwanted:
+            continue
+        holding = {
+            words[index].start
+            for cue, scope in read_polarity(words, ending).governed
+            if any(words[index].start in places - unwanted for index in scope)
+            for index in cue
+        }
+        sentence = text[begin:end]
+        # A phrase of nothing but such words goes, or the next reading finds it again.
+        going = unwanted - holding or unwanted
+        if not _claims_no_more(_without(sentence, {start - begin for start in going}), sentence):
+            going = unwanted | places
+        cut |= going
+    return cut
+
+
+def _starts(words: Sequence[Word], found: Sequence[Phrase]) -> set[int]:
+    """Where the words of some phrases begin."""
+    inside = {at for phrase in found for at in range(phrase.start, phrase.end)}
+    return {word.start for word in words if word.start in inside}
+
+
+def _claims_no_more(kept: str, text: str) -> bool:
+    """Every zone that `kept` holds findings to, `text` holds them to as well, and at least as surely."""
+    (zones, certainty), (others, before) = parse(kept).constraint, parse(text).constraint
+    return certainty <= before and all(one <= other for one, other in zip(zones, others, strict=True))
 
 
 def _runs(words: Sequence[Word], kinds: Sequence[PhraseKind | None]) -> list[Phrase]:
@@ -103,10 +151,9 @@ def _runs(words: Sequence[Word], kinds: Sequence[PhraseKind | None]) -> list[Phr
     return found
 
 
-def _without(text: str, unwanted: Sequence[Phrase]) -> str:
-    """The text without some phrases and the prepositions and articles that led to them, punctuation put right."""
+def _without(text: str, starts: Collection[int]) -> str:
+    """The text without the words that begin at `starts` and the prepositions and articles that led to them, punctuation put right."""
     words = split(text)
-    starts = {start for phrase in unwanted for start in range(phrase.start, phrase.end)}
     cut = [word.start in starts for word in words]
     for index in reversed(range(len(words) - 1)):
         if cut[index + 1] and words[index + 1].joined:

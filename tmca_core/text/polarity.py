@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tmca_core.text import lexicon
 from tmca_core.text.words import Word
 
 _ENDS = lexicon.terms("but however although while whereas though which there showing shows show demonstrates reveals")
 _SEEN = lexicon.terms("seen identified evident visible visualised visualized noted detected demonstrated present observed found")
+_UNABLE = lexicon.terms("not cannot can't can’t couldn't couldn’t")
 
 
 @dataclass(slots=True)
@@ -22,12 +23,19 @@ class Polarity:
         healthy: said to be clear, normal or unremarkable.
         spared: taken out of what else is affected ("except for …").
         doubted: within "possible …", "… cannot be excluded".
+        governed: words of denial or doubt, and the words that they deny or doubt, as (index ranges) pairs.
     """
 
     denied: list[bool]
     healthy: list[bool]
     spared: list[bool]
     doubted: list[bool]
+    governed: list[tuple[range, range]] = field(default_factory=list)
+
+    def govern(self, flags: list[bool], cue: range, first: int, end: int) -> None:
+        """Flag the words from `first` to `end` (exclusive) because of the words `cue`."""
+        _mark(flags, first, end)
+        self.governed.append((cue, range(first, end)))
 
 
 def read_polarity(words: Sequence[Word], ending: str) -> Polarity:
@@ -40,22 +48,21 @@ def read_polarity(words: Sequence[Word], ending: str) -> Polarity:
     size = len(words)
     flags = Polarity([False] * size, [False] * size, [False] * size, [False] * size)
     starts = _segment_starts(words)
+    left_open = {index: cue for index in range(size) if (cue := _left_open(words, index))}
+    open_words = {index for cue in left_open.values() for index in cue}
     for index, word in enumerate(words):
         segment = max(start for start in starts if start <= index)
         end = min([start for start in starts if start > index], default=size)
         after = words[index + 1].key if index + 1 < size else ""
         if word.key in lexicon.NEGATIONS and not (word.key == "free" and after != "of"):
             unchanged = any(w.key in lexicon.COURSE for w in words[index + 1 : min(end, index + 4)])
-            if (
-                after not in lexicon.NO_NEGATION_AFTER
-                and not unchanged
-                and not (word.key in ("not", "cannot") and _excluding(words, index))
-            ):
-                _mark(flags.denied, index, _scope_end(words, index, starts))
+            if after not in lexicon.NO_NEGATION_AFTER and not unchanged and index not in open_words:
+                first = index
                 if after in _SEEN:
-                    _mark(flags.denied, _clause_start(words, index, segment), index)
+                    first = _clause_start(words, index, segment)
                 elif not any(w.key in lexicon.FINDING for w in words[segment:index]):
-                    _mark(flags.denied, segment, index)
+                    first = segment
+                flags.govern(flags.denied, range(index, index + 1), first, _scope_end(words, index, starts))
         if word.key in lexicon.CLEAR:
             _read_clear(words, index, segment, end, flags)
         if word.key in lexicon.SPARING:
@@ -63,9 +70,10 @@ def read_polarity(words: Sequence[Word], ending: str) -> Polarity:
                 words[index - 1].key in lexicon.LEVELS or words[index - 1].key in lexicon.LUNG or words[index - 1].kind != ""
             )
             _mark(flags.spared, *((segment, index) if before and word.key == "sparing" else (index, end)))
-        if word.key in lexicon.DOUBT or (word.key == "excluded" and _excluding(words, index - 2)):
-            onward = any(w.kind or w.key in lexicon.LEVELS or w.key in lexicon.FINDING for w in words[index + 1 : end])
-            _mark(flags.doubted, *((index, end) if onward else (_clause_start(words, index, segment), index + 1)))
+        if word.key in lexicon.DOUBT or index in left_open:
+            cue = left_open.get(index, range(index, index + 1))
+            onward = any(w.kind or w.key in lexicon.LEVELS or w.key in lexicon.FINDING for w in words[cue.stop : end])
+            flags.govern(flags.doubted, cue, *((index, end) if onward else (_clause_start(words, index, segment), cue.stop)))
     if ending.strip().startswith("?"):
         _mark(flags.doubted, starts[-1], size)
     return flags
@@ -80,13 +88,16 @@ def _segment_starts(words: Sequence[Word]) -> list[int]:
     return [i for i, w in enumerate(words) if i == 0 or any(mark in w.gap for mark in ",()") or w.key in lexicon.BREAKS]
 
 
-def _excluding(words: Sequence[Word], index: int) -> bool:
-    """ "cannot be excluded", "not excluded", "not ruled out" beginning at `index`."""
-    return (
-        index >= 0
-        and words[index].key in ("not", "cannot", "can")
-        and any(w.key in ("excluded", "ruled") for w in words[index + 1 : index + 4])
-    )
+def _left_open(words: Sequence[Word], index: int) -> range:
+    """The words of "cannot be excluded", "not ruled out", "cannot exclude" … whose verb is at `index`; empty where there is none."""
+    key = words[index].key
+    out = index + 1 < len(words) and words[index + 1].key == "out"
+    if key in ("excluded", "exclude") or (key in ("ruled", "rule") and out):
+        for first in range(index - 1, max(-1, index - 4), -1):
+            if words[first].key in _UNABLE:
+                able = words[first].key == "not" and first > 0 and words[first - 1].key in ("can", "could")
+                return range(first - able, index + 1 + (key in ("ruled", "rule")))
+    return range(0)
 
 
 def _scope_end(words: Sequence[Word], index: int, starts: Sequence[int]) -> int:

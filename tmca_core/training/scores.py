@@ -24,7 +24,10 @@ ALWAYS = ("cases", "patients", *_AREAS, *_COUNTS, *(f"{name}_{kind}" for name in
 """Keys that every site summary has. One of a case or more has `dice_image` besides, and may have all of `INTERVAL`."""
 INTERVAL = ("ci95_low", "ci95_high", "dice_se")
 WITHOUT_REPORT = ("without_report_sum", "without_report_cases")
-"""Dice of the cases without a report; both, where there are such cases."""
+"""Dice of the cases without a report; both, or neither (see `FEWEST_PATIENTS`)."""
+FEWEST_PATIENTS = 5
+"""A site tells the figures of its cases without a report only if they are of so many patients, and so are the others: the mean of
+one patient's cases is that patient's, and so is the difference of two sums."""
 _OF_TARGET = ("intersection", "predicted", "truth", "dice_sum", "iou_sum", "hd95_sum", "hd95_cases", "empty_truth", "empty_predicted")
 MAY_BE_NEGATIVE = ("loss_sum",)
 """All other figures of a site summary are 0 or above."""
@@ -86,7 +89,7 @@ def site_summary(scores: Sequence[CaseScore], *, bootstrap: int, seed: int) -> S
     Keys: `cases`, `patients`; summed areas `intersection`, `predicted`, `truth`; `NAME_sum` and `NAME_cases` of dice, iou,
     hd95, laterality, floor, loss, true and swapped Dice of one-sided reports and the counterfactuals; counts of empty
     masks; `laterality_wrong` and `laterality_area` in pixels: all of these are `ALWAYS` there. With a case or more,
-    `dice_image` (mean) and the figures `of_targets`; with two patients and more, `INTERVAL`; with cases without report,
+    `dice_image` (mean) and the figures `of_targets`; with two patients and more, `INTERVAL`; where `FEWEST_PATIENTS` allows it,
     `WITHOUT_REPORT`.
 
     Args:
@@ -125,7 +128,9 @@ def site_summary(scores: Sequence[CaseScore], *, bootstrap: int, seed: int) -> S
         summary[f"{name}_sum"], summary[f"{name}_cases"] = math.fsum(present), float(len(present))
     for k, column_N in enumerate(zip(*(s.targets for s in scores), strict=True)):
         summary |= {f"target{k}:{name}": value for name, value in _target_sums(column_N).items()}
-    if silent := [s.dice for s in scores if s.without_report]:
+    silent = [s.dice for s in scores if s.without_report]
+    patients = [len({s.patient_id for s in scores if s.without_report is missing}) for missing in (True, False)]
+    if patients[0] >= FEWEST_PATIENTS and not 0 < patients[1] < FEWEST_PATIENTS:
         summary |= dict(zip(WITHOUT_REPORT, (math.fsum(silent), float(len(silent))), strict=True))
     if scores:
         summary["dice_image"] = summary["dice_sum"] / len(scores)
@@ -157,6 +162,7 @@ def combine(site_summaries: Mapping[str, SiteSummary], targets: Sequence[str] = 
 
     Means and pooled figures equal those over all cases in one place. The overall `ci95` is built from the sites' standard
     errors, dice ± 1.96 √Σ (n_s/n)² se_s² (sites as strata), and is None unless every site with cases sent one.
+    `without_report` is of the sites that sent `WITHOUT_REPORT`, and counts them and their cases; where none did it is left out.
 
     Args:
         site_summaries: by site.
@@ -183,7 +189,8 @@ def combine(site_summaries: Mapping[str, SiteSummary], targets: Sequence[str] = 
         final["per_target"] = {name: _target_entry(total, k) for k, name in zip(range(number), targets, strict=True)}
     silent, silent_cases = (math.fsum(summary.get(key, 0.0) for summary in filled.values()) for key in WITHOUT_REPORT)
     if 0 < silent_cases < total("cases"):
-        final["without_report"] = {"cases": int(silent_cases), "dice_image": silent / silent_cases}
+        sites = sum(WITHOUT_REPORT[0] in summary for summary in filled.values())
+        final["without_report"] = {"cases": int(silent_cases), "sites": sites, "dice_image": silent / silent_cases}
     final["per_site"] = {name: _site_entry(summary) for name, summary in site_summaries.items()}
     final["worst_site"] = min(filled, key=lambda name: (filled[name]["dice_image"], name)) if filled else None
 

@@ -38,7 +38,7 @@ def test_a_table_of_means_and_deviations_that_resumes(tmp_path: Path, monkeypatc
     assert rows[0]["dice_image"]["mean"] == pytest.approx((first + second) / 2) == figures["phantom.guide.dice_image"]
     assert rows[0]["dice_image"]["sd"] == pytest.approx(abs(first - second) / 2**0.5)
     costs = json.loads((tmp_path / "table" / "costs-phantom.json").read_text())
-    assert costs["guide"] == pytest.approx(1, abs=0.5)
+    assert costs["costs"]["guide"] == pytest.approx(1, abs=0.5)
     table = (tmp_path / "table" / "ablation.md").read_text()
     assert "| `guide` the base |" in table and " ± " in table
     steps = json.loads((tmp_path / "table" / "runs" / "phantom-guide-0" / "result.json").read_text())
@@ -48,6 +48,16 @@ def test_a_table_of_means_and_deviations_that_resumes(tmp_path: Path, monkeypatc
     again = run(tmp_path / "table", "--variants", "guide,ssa+prior,unet")["figures"]
     assert all(path.stat().st_mtime_ns == when for path, when in trained.items()) and len(trained) == 4
     assert {key: again[key] for key in figures} == figures and "phantom.unet.dice_image" in again
+
+
+def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run(tmp_path / "table", "--variants", "guide")
+    for other in (["--set", "training.learning_rate=0.01"], ["--steps", "16"]):
+        done = CliRunner().invoke(
+            bench, ["ablation", "--out", str(tmp_path / "table"), "--steps", "8", "--seeds", "1", "--variants", "guide", *SMALL, *other]
+        )
+        assert done.exit_code != 0 and "other" in str(done.exception), done.exception
 
 
 @pytest.mark.parametrize("wrong", [["--variants", "guide,gide"], ["--no-phantom"]])

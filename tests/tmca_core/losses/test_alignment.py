@@ -12,6 +12,7 @@ from torch import Tensor
 from tmca_core.losses.alignment import (
     background,
     contrast,
+    drawn,
     likeness,
     margin,
     mean_similarity,
@@ -43,6 +44,17 @@ def test_words_find_their_positions_as_a_loop_does() -> None:
     importance = torch.tensor([[0.5, 0.3, 0.2, 0.0]] * 2, dtype=torch.float64).expand(3, 2, 4)
     fast = word_similarity(V, weights, T, importance, 0.1)
     torch.testing.assert_close(fast, slow_word_similarity(V, weights, T, importance, 0.1), atol=1e-9, rtol=0)
+
+
+def test_positions_are_drawn_by_weight_without_replacement() -> None:
+    weights = torch.tensor([[0.0, 1, 3, 0, 0, 0], [1.0] * 6])
+    first = torch.zeros(6)
+    for seed in range(600):
+        index, counted = drawn(weights, torch.rand(6, generator=torch.Generator().manual_seed(seed)), 4)
+        assert counted.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]] and {int(i) for i in index[0, :2]} == {1, 2}
+        assert len(set(index[1].tolist())) == 4
+        first[index[0, 0]] += 1
+    assert first[2].item() / 600 == pytest.approx(0.75, abs=0.06)
 
 
 def test_positions_without_weight_do_not_count() -> None:

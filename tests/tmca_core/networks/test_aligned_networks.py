@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tmca_core.config import Config, parse
+from tmca_core.config import parse
 from tmca_core.networks import Network, Output, build_network
+from tmca_core.networks.tmca import alike, said
 from tmca_core.text.features import TextBatch, TextPipeline
 
 NAMES = ("tmca", "ssa", "tmca-ssa")
-SMALL = {"network.width": 32}
+SMALL = {"network.width": 32, "tmca.share": 1.0}
 REPORTS = ["Dense consolidation in the left lower zone, likely pneumonia.", "No focal opacity.", "Right lung."]
 
 
@@ -25,9 +26,9 @@ def built(settings: Mapping[str, object], reports: list[str] = REPORTS) -> tuple
 def inputs(count: int = 3, side: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     masks = torch.zeros(count, 1, side, side)
-    masks[0, :, side // 2 : side // 2 + 12, 3 * side // 4 - 6 : 3 * side // 4 + 6] = 1
+    masks[0, :, side // 2 :, side // 2 :] = 1  # one cell of stride 32
     if count > 2:
-        masks[2, :, 8:-8, 4 : side // 2] = 1
+        masks[2, :, :, : side // 2] = 1
     return torch.randn(count, 1, side, side, generator=rng), masks
 
 
@@ -87,6 +88,45 @@ def test_declared_decomposability_is_what_is_measured(settings: dict[str, object
     assert declared
     for name, values in first.items():
         assert torch.allclose(values[0], second[name][0], atol=2e-5) == declared[name], name
+    alone = auxiliary(network, images[:1], built(settings, REPORTS[:1])[1], masks[:1])
+    for name, values in first.items():
+        assert torch.allclose(values[0], alone[name][0], atol=2e-5) == declared[name], name
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_every_level_is_contrasted(level: int) -> None:
+    network, text = built({"network.name": "tmca"})
+    images, masks = inputs()
+    torch.manual_seed(3)
+    hidden = network(images, text).hidden
+    values = network._contrast(hidden, level, masks)  # type: ignore[operator]
+    assert values[0] > 0 and values[1] == 0 and values[2] > 0  # the second has no target
+
+
+def test_a_case_without_a_report_and_one_that_is_all_target_are_not_held_against_anything() -> None:
+    network, text = built({"network.name": "tmca"}, ["", "Left lung."])
+    images, masks = inputs(2)
+    masks[:] = 1
+    torch.manual_seed(3)
+    hidden = network(images, text).hidden
+    values = network._contrast(hidden, 1, masks)  # type: ignore[operator]
+    assert values[0] == 0
+    masks[:] = 0.5  # the same with a background
+    with_margin = network._contrast(hidden, 1, masks)  # type: ignore[operator]
+    assert values[1] < with_margin[1]
+
+
+def test_reports_are_alike_by_zones_or_by_text() -> None:
+    texts = ["Left lung.", "The left lung.", "No focal opacity.", "No focal opacity.", "Clear.", "Possible opacity in the left lung."]
+    network, text = built({"network.name": "tmca"}, texts)
+    same = alike(said(network.read(text), ""), "", "")  # type: ignore[operator]
+    assert same.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 2], [2, 3], [3, 2], [3, 3], [4, 4], [5, 5]]
+
+
+def test_the_bank_speaks_the_phrases_that_are_read_and_repeats_nothing() -> None:
+    network, _ = built({"network.name": "tmca", "network.phrases": "descriptive,diagnostic"})
+    bank = network.bank(torch.device("cpu"))  # type: ignore[operator]
+    assert bank.certainty.max() == 0 and len(bank.identity.unique()) == len(bank) > 5
 
 
 @pytest.mark.parametrize(
@@ -181,9 +221,9 @@ def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str) -> None:
         return total + sum(aux.per_case.sum() for aux in network.auxiliary(output, mask[None]).values())
 
     assert text.ids is not None
-    parts = (text.ids, text.mask, text.zones, text.kinds, text.certainty)
+    parts = (text.ids, text.mask, text.zones, text.kinds, text.certainty, text.identity)
     torch.manual_seed(0)
-    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * 7), randomness="same")(parameters, images, masks, *parts)
+    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * 8), randomness="same")(parameters, images, masks, *parts)
     for i in range(3):
         torch.manual_seed(0)
         alone = torch.func.grad(loss)(parameters, images[i], masks[i], *(part[i] for part in parts))
@@ -191,13 +231,17 @@ def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str) -> None:
             torch.testing.assert_close(mapped[key][i], value, atol=2e-5, rtol=2e-3, msg=key)
 
 
+def test_the_contrast_is_taken_on_a_share_of_the_steps() -> None:
+    network, text = built({"network.name": "tmca", "tmca.share": 0.25})
+    images, masks = inputs()
+    torch.manual_seed(0)
+    taken = [network.auxiliary(network(images, text), masks)["alignment"].per_case.sum().item() > 0 for _ in range(60)]
+    assert 5 <= sum(taken) <= 25
+    assert not network.eval()(images, text).hidden
+
+
 def test_the_same_draws_give_the_same_losses() -> None:
     network, text = built({"network.name": "tmca"})
     images, masks = inputs()
     first, second = (auxiliary(network, images, text, masks)["alignment"] for _ in range(2))
     assert torch.equal(first, second)
-
-
-def test_configurations_of_networks() -> None:
-    config: Config = parse({})
-    assert config.tmca.alignment == "bank" and config.ssa.prior == "learned"

@@ -81,6 +81,33 @@ def test_plain_operators_are_used_where_something_has_to_see_them() -> None:
     assert seen == [False, False]
 
 
+def test_plain_operators_are_used_where_onednn_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not onednn.usable(torch.randn(1, 4, 4))
+
+
+def _missing(*_: object) -> Tensor:
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+
+def _changed(*_: object) -> Tensor:
+    raise RuntimeError("mkldnn::_linear_pointwise() expected at most 5 argument(s)")
+
+
+@pytest.mark.parametrize("operator", [_missing, _changed, lambda *_: torch.zeros(1, 1)])
+def test_plain_operators_are_used_where_pytorch_lacks_the_operator(monkeypatch: pytest.MonkeyPatch, operator: object) -> None:
+    x = torch.randn(1, 1, 64, 64)
+    encoder = IMAGE_ENCODERS["convnext-mini"](1)
+    fast = encoder(x)
+    monkeypatch.setattr(onednn, "product", operator)
+    onednn._present.cache_clear()
+    try:
+        assert not onednn.usable(x)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(fast, encoder(x), strict=True))
+    finally:
+        onednn._present.cache_clear()
+
+
 def test_maps_keep_channels_last_in_memory() -> None:
     for name in IMAGE_ENCODERS.names():
         for m in IMAGE_ENCODERS[name](1)(torch.randn(2, 1, 64, 64)):

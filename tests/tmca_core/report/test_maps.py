@@ -70,7 +70,7 @@ def test_pictures_and_facts():
         ],
         "else": torch.ones(1),
     }
-    facts, pictures = describe_maps(TEXT, SPANS, KINDS, maps)
+    facts, pictures = describe_maps(TEXT, SPANS, KINDS, 0.5, maps)
     assert set(pictures) == {"enhancement/16", "guidance", "words", "phrases"}
     assert pictures["enhancement/16"].tolist() == [[0, 128], [255, 255]] and pictures["guidance"].min() == 255
     assert pictures["words"].tolist() == [[0, 255], [0, 0], [255, 0], [0, 255]]
@@ -78,7 +78,7 @@ def test_pictures_and_facts():
     assert [word["text"] for word in facts["words"]] == ["Left", "consolidation"]
     assert (facts["words"][0]["half_area"], facts["words"][0]["side_share"]) == (0.25, 1.0)
     assert [(phrase["kind"], phrase["side_share"]) for phrase in facts["phrases"]] == [("descriptive", None), ("right", 1.0)]
-    assert describe_maps(TEXT, [], [], {}) == ({}, {})
+    assert facts["certainty"] == 0.5 and describe_maps(TEXT, [], [], 1.0, {}) == ({}, {})
 
 
 def test_spans_of_a_real_encoder_fit():

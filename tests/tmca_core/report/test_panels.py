@@ -53,6 +53,19 @@ def test_the_prior_darkens_what_the_report_rules_out(tmp_path):
     assert "predicted mask" not in nothing.told
 
 
+@pytest.mark.parametrize("certainty", [1.0, 0.5])
+def test_the_line_is_round_the_zones_however_sure_the_report_is(tmp_path, certainty):
+    zones = np.zeros((16, 16))
+    zones[8:, 8:] = 1
+    prior = np.round(255 * (1 - certainty * (1 - zones)))
+    (sure,) = panels(write(tmp_path, guidance=255 * zones), {"certainty": 1.0}, PREDICTED, 4.0)
+    (panel,) = panels(write(tmp_path, guidance=prior), {"certainty": certainty}, PREDICTED, 4.0)
+    assert panel.outline == sure.outline != ""
+    assert "50\N{NO-BREAK SPACE}% of the predicted mask lies inside of the line" in panel.told
+    assert ("with doubt" in panel.told) == (certainty < 1) and "costs" not in panel.told
+    assert overlay(panel)[10, 10, 3] == round(190 * certainty)
+
+
 def test_enhancement_is_the_mean_over_levels_on_a_scale_of_its_own(tmp_path):
     weak, strong = np.zeros((4, 4)), np.full((8, 8), 204)
     strong[:4] = 0

@@ -169,11 +169,11 @@ def test_phrases_that_are_not_read_are_gone_before_the_encoder() -> None:
     blind = TextPipeline(encoder, None, phrase_kinds={"descriptive", "diagnostic"}).encode([text])
     assert blind.ids is not None and torch.equal(blind.ids, encoder.tokenize(["Patchy opacity, likely infective."])[0])
     assert not blind.zones.any() and blind.certainty.tolist() == [0] and set(blind.kinds[0].tolist()) == {0, 1, 2, 3}
-    # Without the doubt the place is certain.
+    # The doubt stays with the place that it governs.
     doubted = "Possible pneumonia in the left base."
     assert TextPipeline(encoder, None).encode([doubted]).certainty.tolist() == [0.5]
     sure = TextPipeline(encoder, None, phrase_kinds={"locational", "descriptive"}).encode([doubted])
-    assert sure.certainty.tolist() == [1] and sure.zones.tolist() == [[0, 0, 1, 0, 0, 0]]
+    assert sure.certainty.tolist() == [0.5] and sure.zones.tolist() == [[0, 0, 1, 0, 0, 0]]
     nothing = TextPipeline(encoder, None, phrase_kinds={"diagnostic"}).encode(["Left lung."])
     assert nothing.mask.sum() == 2 and not nothing.kinds.any()
 

@@ -177,6 +177,29 @@ def test_counts(text: str, count: int | None) -> None:
     assert parse(text).count == count
 
 
+@pytest.mark.parametrize(
+    "open_question",
+    [
+        "Consolidation cannot be excluded in the left base.",
+        "Pneumonia cannot be ruled out in the left base.",
+        "Pneumonia can not be ruled out in the left base.",
+        "Pneumonia is not excluded in the left base.",
+        "Left base consolidation cannot be excluded.",
+        "Left base consolidation can't be ruled out.",
+        "Cannot exclude consolidation in the left base.",
+        "We cannot rule out pneumonia in the left base.",
+    ],
+)
+def test_what_is_not_excluded_is_doubted(open_question: str) -> None:
+    assert (parse(open_question).zones, parse(open_question).certainty) == ((0, 0, 1, 0, 0, 0), "uncertain")
+    assert parse(open_question).constraint == ((0, 0, 1, 0, 0, 0), 0.5)
+
+
+def test_what_is_excluded_is_denied() -> None:
+    assert not any(parse("Consolidation is excluded in the left base.").zones)
+    assert parse("Left opacity. The left lung is clear.").constraint == ((0,) * 6, 0.0)  # contradicts itself
+
+
 WORDS = st.sampled_from(
     sorted(
         terms(

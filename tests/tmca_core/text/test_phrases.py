@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tmca_core.cases.phantom.films import plan_site
 from tmca_core.config import PhantomSettings
+from tmca_core.text.features import zones_and_certainty
 from tmca_core.text.findings import parse
 from tmca_core.text.lexicon import terms
 from tmca_core.text.phrases import Phrase, keep_phrases, phrases, token_kinds
@@ -177,6 +178,64 @@ def test_a_denial_never_becomes_a_place_that_is_affected() -> None:
     for text in ("No opacity in the left lung.", "The left lung is clear.", "No pneumonia of the right base.", "Lungs are clear."):
         for kinds in ({"locational"}, {"locational", "descriptive"}, {"locational", "diagnostic"}):
             assert not any(parse(keep_phrases(text, kinds)).zones), (text, kinds)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("No evidence of consolidation in the right lower zone. Left effusion.", "No evidence in the right lower zone."),
+        ("Pneumonia cannot be excluded in the left base.", "cannot be excluded in the left base."),
+        ("Pneumonia cannot be ruled out in the right upper zone.", "cannot be ruled out in the right upper zone."),
+        ("Likely viral pneumonia in the left base.", "Likely in the left base."),
+        ("Suspicious for malignancy in the right apex.", "Suspicious in the right apex."),
+        ("Consolidation in the left base, likely infective.", "in the left base."),
+        ("Pneumonia excluded in the left base.", "excluded in the left base."),
+        ("Opacity in the left base. Left effusion.", "in the left base."),
+        ("bilateral pulmonary infection, two infected areas, upper left lung.", ""),  # contradicts itself
+    ],
+)
+def test_what_denies_or_doubts_a_place_stays_with_it(text: str, kept: str) -> None:
+    assert keep_phrases(text, {"locational"}) == kept
+    assert claims_no_more(kept, text)
+
+
+def test_a_denial_in_one_sentence_that_another_needs() -> None:
+    """Taken alone, the second sentence loses its place and with it what it took from the first."""
+    text = "Opacity in the left lung. Left effusion, left upper zone is clear."
+    assert claims_no_more(keep_phrases(text, {"locational"}), text)
+
+
+WITH_PLACES = ({"locational"}, {"locational", "descriptive"}, {"locational", "diagnostic"})
+DOUBTS = (
+    st.sampled_from(["No evidence of ", "Possible ", "", "Cannot exclude ", "There is "]),
+    st.sampled_from(["", ".", "?", " cannot be excluded.", " is not ruled out.", " is unlikely, probably viral.", " has resolved."]),
+)
+PLACE = st.sampled_from(["left", "right", "right lower zone", "left base", "lungs", "bilateral", "right hilum"])
+FOUND = st.sampled_from(["pneumonia", "effusion", "consolidation", "likely infective opacity", "no mass", "clear lung", ""])
+SENTENCES = st.lists(
+    st.tuples(DOUBTS[0], FOUND, st.sampled_from([" in the ", " ", ", "]), PLACE, st.sampled_from([" ", ""]), FOUND, DOUBTS[1]).map("".join),
+    max_size=4,
+).map(" ".join)
+
+
+def claims_no_more(kept: str, text: str) -> bool:
+    (zones, certainty), (others, before) = zones_and_certainty(kept), zones_and_certainty(text)
+    return bool((zones <= others).all()) and certainty <= before
+
+
+@given(st.one_of(SENTENCES, REPORTS))
+@settings(max_examples=500, deadline=None)
+def test_nothing_is_claimed_that_the_report_did_not(text: str) -> None:
+    for kinds in WITH_PLACES:
+        assert claims_no_more(keep_phrases(text, kinds), text), (keep_phrases(text, kinds), kinds)
+
+
+def test_nothing_is_claimed_that_captions_notes_and_the_phantom_do_not(phantom_reports: list[str]) -> None:
+    for text in phantom_reports:
+        assert all(claims_no_more(keep_phrases(text, kinds), text) for kinds in WITH_PLACES), text
+    for name, title in (("qata_captions.csv", "Description"), ("ieee8023_clinical_notes.csv", "clinical_notes")):
+        for text in column(name, title):
+            assert all(claims_no_more(keep_phrases(text, kinds), text) for kinds in WITH_PLACES), text
 
 
 def test_captions_keep_their_zones_without_the_other_phrases() -> None:

@@ -50,13 +50,13 @@ def test_two_targets_are_learnt_measured_and_written(tmp_path: Path, capsys: pyt
     assert min(figures["dice_image"] for figures in final["per_target"].values()) > 0.5  # both channels learn; measured 0.8 and more
     for key in ("dice_image", "dice_pooled", "iou_image", "iou_pooled"):
         assert final[key] == pytest.approx(np.mean([figures[key] for figures in final["per_target"].values()]))
-    assert 0 < final["without_report"]["cases"] < final["cases"]
+    assert "without_report" not in final  # of three patients a site there are too few to tell
     assert (run / "report.html").exists()
 
     code, out, err = tmca(capsys, "evaluate", run, "--manifest", manifest, "--out", tmp_path / "e", "--json")
     assert code == 0, err
     again = json.loads(out)["final"]
-    assert again["per_target"] == final["per_target"] and again["without_report"] == final["without_report"]
+    assert again["per_target"] == final["per_target"]
     with (tmp_path / "e" / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -97,9 +97,9 @@ def test_a_federation_gives_the_figures_of_each_target(tmp_path: Path, capsys: p
     assert final["dice_pooled"] == again["dice_pooled"]
     for key in ("dice_image", "dice_pooled", "iou_pooled", "hd95_px"):
         assert [final["per_site"][site][key] for site in "ab"] == [again["per_site"][site][key] for site in "ab"]
-    lines = headline({"final": final}).splitlines()
-    assert lines[1].startswith("per target square 0.") and lines[2].startswith(f"{final['without_report']['cases']} cases without a report")
-    assert final["without_report"] == again["without_report"] and final["without_report"]["cases"] < 4
+    assert not {"without_report"} & (final.keys() | again.keys())
+    lines = headline({"final": final | {"without_report": {"cases": 7, "sites": 1, "dice_image": 0.25}}}).splitlines()
+    assert lines[1].startswith("per target square 0.") and lines[2] == "7 cases without a report 0.250"
 
 
 def test_a_network_reads_as_many_targets_as_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from tmca_core.networks.interface import Network, Output
 from tmca_core.training.evaluation import evaluate, inference, predict_logits
 from tmca_core.training.intervals import patient_bootstrap
 from tmca_core.training.metrics import COUNTERFACTUALS
-from tmca_core.training.scores import CaseScore, TargetScore, combine, site_summary, summarise
+from tmca_core.training.scores import WITHOUT_REPORT, CaseScore, TargetScore, combine, site_summary, summarise
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -335,7 +335,7 @@ def test_two_targets_by_hand():
     assert final["dice_pooled"] == pytest.approx(squares["dice_pooled"] / 2)
     assert final["iou_pooled"] == pytest.approx((48 / 64) / 2)
     assert final["per_site"]["a"]["dice_pooled"] == 0.5 and final["per_site"]["b"]["dice_pooled"] == pytest.approx((2 / 3 + 1) / 2)
-    assert final["without_report"] == {"cases": 1, "dice_image": pytest.approx(5 / 6)}
+    assert "without_report" not in final  # of one patient
 
 
 def test_batches_do_not_change_scores_of_several_targets():
@@ -358,11 +358,24 @@ def test_without_report_is_told_only_where_there_are_both_kinds():
         scores = [score(patient=str(i), without_report=s, dice=i / 10) for i, s in enumerate(silent)]
         return summarise(scores, bootstrap=0, seed=0)["final"].get("without_report")
 
-    assert told(False, False) is None and told(True, True) is None
-    assert told(True, False, True, False) == {"cases": 2, "dice_image": pytest.approx(0.1)}
+    assert told(*[False] * 10) is None and told(*[True] * 10) is None
+    assert told(*[True] * 5, *[False] * 5) == {"cases": 5, "sites": 1, "dice_image": pytest.approx(0.2)}
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), *[st.integers(0, 30)] * 6, st.booleans()), min_size=1, max_size=12))
+def test_of_few_patients_without_report_a_site_says_nothing():
+    def sent(silent: int, others: int, films: int = 1):
+        scores = [score(patient=str(i // films), without_report=i < silent, dice=i / 20) for i in range(silent + others)]
+        return site_summary(scores, bootstrap=0, seed=0)
+
+    assert not set(WITHOUT_REPORT) & (sent(4, 9).keys() | sent(9, 4).keys() | sent(8, 8, films=2).keys())
+    for silent, others in ((5, 5), (5, 0), (9, 8)):
+        assert sent(silent, others)["without_report_cases"] == silent
+    sites = {"few": sent(1, 9), "some": sent(5, 5), "most": sent(10, 5)}
+    found = combine(sites)[0]["without_report"]
+    assert found == {"cases": 15, "sites": 2, "dice_image": pytest.approx((0 + 1 + 2 + 3 + 4 + 45) / 20 / 15)}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), *[st.integers(0, 30)] * 6, st.booleans()), min_size=1, max_size=24))
 @settings(max_examples=60, deadline=None)
 def test_sites_of_several_targets_combine_to_the_naive_figures(rows):
     def one(both, p, t):
@@ -384,8 +397,14 @@ def test_sites_of_several_targets_combine_to_the_naive_figures(rows):
         assert final["per_target"][name]["dice_pooled"] == pytest.approx(pooled[-1])
         assert final["per_target"][name]["dice_image"] == pytest.approx(np.mean([s.targets[k].dice for s in scores]))
     assert final["dice_pooled"] == pytest.approx(np.mean(pooled))
-    silent = [s.dice for s in scores if s.without_report]
+    telling = {}
+    for site in {s.site for s in scores}:
+        silent = [s.dice for s in scores if s.site == site and s.without_report]
+        others = sum(s.site == site and not s.without_report for s in scores)
+        if len(silent) >= 5 and (others == 0 or others >= 5):
+            telling[site] = silent
+    silent = [value for values in telling.values() for value in values]
     if 0 < len(silent) < len(scores):
-        assert final["without_report"] == {"cases": len(silent), "dice_image": pytest.approx(np.mean(silent))}
+        assert final["without_report"] == {"cases": len(silent), "sites": len(telling), "dice_image": pytest.approx(np.mean(silent))}
     else:
         assert "without_report" not in final

@@ -7,6 +7,8 @@ derivative, and only where `usable` says so. Results are the same to rounding.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,25 @@ def usable(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
+        and _present()
     )
+
+
+@cache
+def _present() -> bool:
+    """This PyTorch was built with oneDNN, and has its operator as `product` calls it: it is PyTorch's own and may change."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        ones = torch.ones(1, 2, dtype=torch.float32, device="cpu")
+        return product(ones, ones, ones[0, :1]).tolist() == [[3.0]]
+    except (AttributeError, RuntimeError, TypeError):  # not there, or not called like this
+        return False
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
