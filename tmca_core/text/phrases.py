@@ -71,8 +71,8 @@ def keep_phrases(text: str, kinds: Collection[str]) -> str:
     """The report without the phrases whose kind is not in `kinds`; as it stands where there are none.
 
     What is left names no zone that the report did not, and none with more certainty: words that deny or doubt a place that stays
-    ("cannot be excluded", "likely") stay with it, and where a sentence claims more without the rest ("left" of "left effusion"),
-    its places go too.
+    ("cannot be excluded", "likely") stay with it. Where a sentence would claim more without the rest ("left" of "left effusion"), its
+    places go too; where the report as a whole would, because one sentence no longer denies what another says, all places go.
 
     Args:
         text: the report.
@@ -87,7 +87,6 @@ def keep_phrases(text: str, kinds: Collection[str]) -> str:
     # Again, because what is left may read as a phrase that it was not before.
     while cut := _unwanted(kept, wanted):
         kept = _without(kept, cut)
-    # Sentence by sentence nothing was added; that one denied what another claims may yet be lost.
     return keep_phrases(text, wanted - _PLACES) if wanted & _PLACES and not _claims_no_more(kept, text) else kept
 
 
