@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tmca_core.cli import main
-from tmca_core.config import load
+from tmca_core.config import Config, load
 from tmca_core.report.published import PUBLISHED
 
-RECIPES = sorted((Path(__file__).parents[2] / "simulations" / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).parents[2] / "simulations" / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.toml") if path.stem != "chest-films")
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 LAYOUTS = Path(__file__).parents[2] / "../shared/data/layouts"
 # Every recipe runs on another layout's fixture, so that each has been tried once. None of them holds the data set that the recipe is for.
@@ -25,6 +26,11 @@ FIXTURES = {
 
 def test_there_is_a_recipe_for_every_public_data_set():
     assert {path.stem for path in RECIPES} == set(FIXTURES) == set(PUBLISHED)
+
+
+def test_the_recipe_for_ones_own_films_changes_the_network_only():
+    own = {key for key, value in load(FOLDER / "chest-films.toml").flat().items() if value != Config().flat()[key]}
+    assert own == {"network.name", "network.image_encoder", "network.image_weights"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
