@@ -53,10 +53,12 @@ class Network(nn.Module):
     Attributes:
         uses_text: False for image-only baselines, which ignore the report.
         personal: name prefixes of tensors that stay at the site.
+        constants: digest of what training uses besides tensors and must be the same everywhere; "" where there is nothing.
     """
 
     uses_text: bool = True
     personal: tuple[str, ...] = ()
+    constants: str = ""
 
     def __init__(self, text_encoder: TextEncoder) -> None:
         super().__init__()

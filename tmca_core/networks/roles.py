@@ -36,7 +36,7 @@ def shared_state(network: Network) -> dict[str, Tensor]:
 
 
 def frozen_digest(network: Network) -> str:
-    """sha256 over the names and bytes of all frozen tensors and of a frozen text encoder.
+    """sha256 over the names and bytes of all frozen tensors, of a frozen text encoder, and over `network.constants`.
 
     Sites compare it with the server's before training: weights that never travel must be the same everywhere.
     """
@@ -48,4 +48,5 @@ def frozen_digest(network: Network) -> str:
             digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     if network.uses_text and network.text_encoder.frozen:
         digest.update(network.text_encoder.fingerprint().encode())
+    digest.update(network.constants.encode())
     return digest.hexdigest()

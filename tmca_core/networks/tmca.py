@@ -34,7 +34,7 @@ from tmca_core.losses.alignment import (
 from tmca_core.networks.attention import position_features
 from tmca_core.networks.guide import STRIDES, Guide, Notes, Report, pooled
 from tmca_core.networks.interface import NETWORKS, Auxiliary, Network, Output
-from tmca_core.text.bank import public_bank
+from tmca_core.text.bank import bank_digest, public_bank
 from tmca_core.text.encoders import TextEncoder
 from tmca_core.text.features import TextBatch, TextPipeline, token_cache
 from tmca_core.text.phrases import keep_phrases
@@ -98,6 +98,7 @@ class Tmca(Guide):
         self.tmca = config.tmca
         self.aligner = Aligner(self.widths, text_encoder.dim, config.tmca)
         self._bank: TextBatch | None = None  # constants: no buffers, they have no place in checkpoints and updates
+        self.constants = bank_digest() if config.tmca.alignment == "bank" else ""
         self._cache, self._phrases = token_cache(config), config.network.phrase_kinds
 
     def relate(self, maps: list[Tensor], report: Report, notes: Notes) -> tuple[list[Tensor], Report]:

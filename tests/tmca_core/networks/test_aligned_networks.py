@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tmca_core.config import parse
-from tmca_core.networks import Network, Output, build_network
+from tmca_core.networks import Network, Output, build_network, frozen_digest
 from tmca_core.networks.tmca import alike, said
 from tmca_core.text.features import TextBatch, TextPipeline
 
@@ -196,6 +196,14 @@ def test_a_missing_report_is_the_learned_token_and_nothing_else(name: str) -> No
     after = network(images, text).logits
     assert not torch.allclose(before[0], after[0], atol=1e-4)
     torch.testing.assert_close(before[1:], after[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_sites_with_another_bank_are_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"network.name": "tmca-ssa"}
+    pinned = frozen_digest(built(settings)[0])
+    assert pinned == frozen_digest(built(settings)[0])
+    monkeypatch.setattr("tmca_core.networks.tmca.bank_digest", lambda: "another")
+    assert pinned != frozen_digest(built(settings)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
