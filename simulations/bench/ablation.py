@@ -103,7 +103,7 @@ def _chosen(names: str) -> list[Variant]:
 
 def _costs(file: Path, config: Config, variants: Sequence[Variant]) -> dict[str, float]:
     """Time of a training step over the base network's, by variant; measured once a table, interleaved."""
-    kept = json.loads(file.read_text()) if file.exists() else {"settings": config.digest(), "costs": {}}
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"settings": config.digest(), "costs": {}}
     if kept["settings"] != config.digest():
         raise ConfigError(f"{file.parent} holds a table of other settings. Give another --out.")
     costs: dict[str, float] = kept["costs"]
