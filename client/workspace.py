@@ -162,13 +162,13 @@ def _own_data(config: Config, manifest: str, site: str) -> SiteData:
 
 
 def _state_folder(config: Config, node: Mapping[str, Any]) -> Path:
-    from tmca_core.cases.decode import default_cache_dir
+    from tmca_core.cases.decode import cache_folder
 
     if node.get("state"):
         return Path(str(node["state"]))
     if config.simulation.out and "manifest" not in node:
         return Path(config.simulation.out) / "sites"
-    return Path(config.data.cache_dir or default_cache_dir()) / "sites"  # of a hospital: its own cache folder
+    return cache_folder(config.data) / "sites"  # of a hospital: its own cache folder
 
 
 @lru_cache(maxsize=1)

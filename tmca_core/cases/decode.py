@@ -20,6 +20,7 @@ from tmca_core.cases.images import read_image
 from tmca_core.cases.manifest import OnBadCase, Skip
 from tmca_core.cases.masks import read_mask
 from tmca_core.cases.resize import resize_image, resize_mask
+from tmca_core.config import DataSettings
 from tmca_core.errors import CaseError, ImageError, ManifestError
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/tmca`, or `~/.cache/tmca` where that is not set (or not absolute, as its specification has it)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "tmca"
+
+
+def cache_folder(settings: DataSettings) -> Path:
+    """Folder of all caches: `data.cache_dir`, else the user's."""
+    return Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
 
 
 def decode(

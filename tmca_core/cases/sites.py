@@ -14,13 +14,13 @@ import torch
 from tmca_core.cases.augment import mirrored_targets
 from tmca_core.cases.case import Case, CaseTensors
 from tmca_core.cases.check import resolve_laterality
-from tmca_core.cases.decode import decode, default_cache_dir
+from tmca_core.cases.decode import cache_folder, decode
 from tmca_core.cases.manifest import Manifest, Skip, read_manifest
 from tmca_core.cases.partition import partition_indices
 from tmca_core.cases.phantom import generate
 from tmca_core.cases.phantom.sites import site_name
 from tmca_core.cases.split import assign_splits
-from tmca_core.config import Config, PhantomSettings
+from tmca_core.config import Config, DataSettings, PhantomSettings
 from tmca_core.errors import CaseError, ConfigError, ManifestError
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def load_sites(config: Config) -> dict[str, SiteData]:
         mirrored_targets(config.data.target_names)  # said here, before anything is read
     if not config.data.manifest:
         return _phantom(config, None)
-    manifest = _manifest(config)
+    manifest = manifest_of(Path(config.data.manifest), config.data)
     tensors, skipped = _decoded(config, manifest)
     lost = sorted(_sites(manifest.cases) - _sites(tensors.cases)) if config.partition.by == "site" else []
     if lost:
@@ -88,7 +88,7 @@ def site_names(config: Config) -> list[str]:
         return [f"site-{k:0{width}d}" for k in range(config.partition.sites)]
     if not config.data.manifest:
         return sorted(site_name(k) for k in range(config.phantom.sites))
-    return sorted(_sites(_manifest(config).cases))
+    return sorted(_sites(manifest_of(Path(config.data.manifest), config.data).cases))
 
 
 def all_skips(sites: Mapping[str, SiteData]) -> list[Skip]:
@@ -104,10 +104,10 @@ def splits_json(sites: Mapping[str, SiteData]) -> dict[str, dict[str, str]]:
     }
 
 
-def _manifest(config: Config) -> Manifest:
-    data = config.data
+def manifest_of(path: Path, data: DataSettings) -> Manifest:
+    """The table at `path`, read as the settings say."""
     return read_manifest(
-        Path(data.manifest),
+        path,
         laterality=data.laterality,
         on_bad_case=data.on_bad_case,
         targets=data.target_names,
@@ -147,22 +147,26 @@ def _decoded(config: Config, manifest: Manifest) -> tuple[CaseTensors, list[Skip
     ]
     if without and data.on_bad_case == "fail":
         raise CaseError(without[0].row, without[0].column, without[0].reason)
-    usable = [case for case in manifest.cases if case.masks]
-    if not usable:
+    if len(without) == len(manifest.cases):
         why = f" ({'; '.join(manifest.warnings)})" if manifest.warnings else ""
         raise ManifestError(f"{manifest.path}: none of the {len(manifest.cases)} cases has a mask, so there is nothing to train on{why}.")
     if rows := manifest.without_report:
         log.warning("%d of %d cases have no report; they are used without (data.missing_reports=use).", len(rows), len(manifest.cases))
-    cache = Path(data.cache_dir) if data.cache_dir else default_cache_dir()
+    tensors, skipped = masked_cases(manifest, data)
+    return tensors, [*without, *skipped]
+
+
+def masked_cases(manifest: Manifest, data: DataSettings) -> tuple[CaseTensors, list[Skip]]:
+    """Its cases that have a mask, decoded and in patient sides, and those among them that cannot be read."""
     tensors, skipped = decode(
-        usable,
+        [case for case in manifest.cases if case.masks],
         size=data.image_size,
         channels=data.channels,
-        cache_dir=cache,
+        cache_dir=cache_folder(data),
         columns=manifest.mask_columns,
         on_bad_case=data.on_bad_case,
     )
-    return resolve_laterality(manifest, tensors, laterality=data.laterality, trust=data.trust_laterality), [*without, *skipped]
+    return resolve_laterality(manifest, tensors, laterality=data.laterality, trust=data.trust_laterality), skipped
 
 
 def _partitioned(config: Config, tensors: CaseTensors, listed: Sequence[Case], skipped: Sequence[Skip]) -> dict[str, SiteData]:

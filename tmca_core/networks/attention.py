@@ -18,6 +18,19 @@ def position_features(height: int, width: int, octaves: int, device: torch.devic
     return torch.cat([angles.sin(), angles.cos()], 1).to(dtype)
 
 
+class Places(nn.Linear):
+    """A learned projection of positions."""
+
+    octaves = 4
+
+    def __init__(self, width: int) -> None:
+        super().__init__(4 * self.octaves, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) → (H·W, width), from its size alone."""
+        return super().forward(position_features(x.shape[-2], x.shape[-1], self.octaves, x.device, x.dtype))
+
+
 class Attention(nn.Module):
     """Multi-head attention with separate query, key and value inputs.
 
@@ -60,11 +73,9 @@ class TextGuidedBlock(nn.Module):
     Positions enter queries and keys, so "left" in a report can be bound to a place in the image.
     """
 
-    octaves = 4
-
     def __init__(self, width: int, text_width: int, heads: int, self_attention: bool) -> None:
         super().__init__()
-        self.positions = nn.Linear(4 * self.octaves, width)
+        self.positions = Places(width)
         self.norm_self = nn.LayerNorm(width) if self_attention else None
         self.attend_self = Attention(width, width, heads) if self_attention else None
         self.norm_cross = nn.LayerNorm(width)
@@ -75,7 +86,7 @@ class TextGuidedBlock(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (B, width, H, W), tokens (B, L, text_width), mask (B, L) bool, bias of positions as keys (B, H·W) → (B, width, H, W)."""
         height, width = x.shape[-2:]
-        place = self.positions(position_features(height, width, self.octaves, x.device, x.dtype))
+        place = self.positions(x)
         y = x.flatten(2).transpose(1, 2)
         if self.attend_self is not None and self.norm_self is not None:
             normed = self.norm_self(y)

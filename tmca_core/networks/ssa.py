@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tmca_core.config import Config, SsaSettings
 from tmca_core.losses.transport import asymmetry, misplaced, semi_relaxed_plan, transport_cost
-from tmca_core.networks.attention import position_features
+from tmca_core.networks.attention import Places
 from tmca_core.networks.guidance import ZonePrior
 from tmca_core.networks.guide import Guide, Notes, Report, pooled
 from tmca_core.networks.interface import NETWORKS, Auxiliary, Network, Output
@@ -43,9 +43,8 @@ class Transport(nn.Module):
     def __init__(self, width: int, text_width: int, settings: SsaSettings) -> None:
         super().__init__()
         self.fine, self.coarse = settings.transport in ("both", "fine"), settings.transport in ("both", "coarse")
-        self.octaves = 4
         self.patch = nn.Conv2d(width, width, 1)
-        self.place = nn.Linear(4 * self.octaves, width)
+        self.place = Places(width)
         self.word = nn.Linear(text_width, width)
         self.regions = nn.Parameter(torch.randn(REGIONS, width) * width**-0.5) if self.coarse else None
         self.to_image = nn.Linear(text_width, width)
@@ -57,7 +56,7 @@ class Transport(nn.Module):
         """Maps (B, width, H/16, W/16) and (B, width, H/32, W/32) and the report, with what the plans carry added."""
         middle, coarsest = maps
         height, width = middle.shape[-2:]
-        place = self.place(position_features(height, width, self.octaves, middle.device, middle.dtype))
+        place = self.place(middle)
         patches = F.normalize(self.patch(middle).flatten(2).transpose(1, 2) + place, dim=-1, eps=1e-6)
         words = F.normalize(self.word(report.tokens), dim=-1, eps=1e-6)
         shown, said = middle.flatten(2).transpose(1, 2), self.to_image(report.tokens)

@@ -31,7 +31,7 @@ from tmca_core.losses.alignment import (
     soft_targets,
     word_similarity,
 )
-from tmca_core.networks.attention import position_features
+from tmca_core.networks.attention import Places
 from tmca_core.networks.guide import STRIDES, Guide, Notes, Report, pooled
 from tmca_core.networks.interface import NETWORKS, Auxiliary, Network, Output
 from tmca_core.text.bank import bank_digest, public_bank
@@ -53,9 +53,8 @@ class Aligner(nn.Module):
     def __init__(self, widths: Sequence[int], text_width: int, settings: TmcaSettings) -> None:
         super().__init__()
         width = settings.align_width
-        self.octaves = 4
         self.image = nn.ModuleList([nn.Conv2d(c, width, 1) for c in widths])
-        self.place = nn.ModuleList([nn.Linear(4 * self.octaves, width) for _ in widths])
+        self.place = nn.ModuleList([Places(width) for _ in widths])
         self.word = nn.Linear(text_width, width)
         self.importance = nn.Linear(width, 1)
         self.sharpness = nn.Parameter(torch.tensor([[5.0, -1.0]] * len(widths)))
@@ -70,7 +69,7 @@ class Aligner(nn.Module):
     def positions(self, level: int, x: Tensor) -> Tensor:
         """(B, c, h, w) → V (B, d, h, w), unit vectors."""
         height, width = x.shape[-2:]
-        place = self.place[level](position_features(height, width, self.octaves, x.device, x.dtype))
+        place = self.place[level](x)
         return F.normalize(self.image[level](x) + place.T.reshape(1, -1, height, width), dim=1, eps=1e-6)
 
     def words(self, tokens: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +104,7 @@ class Tmca(Guide):
         """Enhance the maps where the report points; on the steps that take the contrast, keep what it reads."""
         contrasted = self.training and self.tmca.alignment != "off" and bool(torch.rand(()) < self.tmca.share)
         words, importance = self.aligner.words(report.tokens, report.words)
+        enhanced = list(maps)
         for level, x in enumerate(maps):
             if contrasted or self.tmca.enhancement:
                 positions = self.aligner.positions(level, x)
@@ -112,7 +112,7 @@ class Tmca(Guide):
                 notes.hidden[f"positions/{level}"] = positions
             if self.tmca.enhancement:
                 pointing = notes.maps[f"enhancement/{STRIDES[level]}"] = self.aligner.pointing(level, positions, words, importance).float()
-                maps = [*maps[:level], self.aligner.enhanced(level, x, pointing), *maps[level + 1 :]]
+                enhanced[level] = self.aligner.enhanced(level, x, pointing)
         if contrasted:
             notes.hidden |= {"words": words, "importance": importance} | said(report, "")
             notes.hidden["noise"] = torch.rand(2, maps[0].shape[-2] * maps[0].shape[-1], device=words.device)
@@ -122,7 +122,7 @@ class Tmca(Guide):
                 notes.hidden |= said(bank, "bank ")
         if self.aligner.back is not None:
             report = replace(report, tokens=report.tokens + self.aligner.back(words))
-        return super().relate(maps, report, notes)
+        return super().relate(enhanced, report, notes)
 
     def bank(self, device: torch.device) -> TextBatch:
         """The public reports, with the phrases that are read; without words or twice none."""

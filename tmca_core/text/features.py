@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tmca_core.cases.decode import default_cache_dir
+from tmca_core.cases.decode import cache_folder
 from tmca_core.config import Config
 from tmca_core.errors import WeightsError
 from tmca_core.text.encoders import TextEncoder
@@ -163,18 +163,13 @@ class TextPipeline:
 
 def token_cache(config: Config) -> Path:
     """Folder of the token features of frozen encoders."""
-    return (Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()) / "tokens"
+    return cache_folder(config.data) / "tokens"
 
 
 def zones_and_certainty(text: str) -> tuple[Tensor, float]:
-    """Zones (6,) float32 that a report names, 0 where it names none or contradicts itself; and how sure it is of them.
-
-    The certainty is 1 for a plain statement, 0.5 where every finding is doubted, and 0 where no zone is named.
-    """
-    found = parse(text)
-    if found.contradictory or not any(found.zones):
-        return torch.zeros(6), 0.0
-    return torch.tensor(found.zones, dtype=torch.float32), 0.5 if found.certainty == "uncertain" else 1.0
+    """`Findings.constraint` of a report, its zones as a tensor (6,) float32."""
+    zones, certainty = parse(text).constraint
+    return torch.tensor(zones, dtype=torch.float32), certainty
 
 
 def write_entry(path: Path, features: Tensor, spans: Spans) -> None:

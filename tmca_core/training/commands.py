@@ -67,9 +67,7 @@ def evaluate(
     import json
     import sys
 
-    from tmca_core.cases.check import resolve_laterality
-    from tmca_core.cases.decode import decode, default_cache_dir
-    from tmca_core.cases.manifest import read_manifest
+    from tmca_core.cases.sites import manifest_of, masked_cases
     from tmca_core.run import write_atomically
     from tmca_core.training.device import resolve_device
     from tmca_core.training.evaluation import evaluate as measure
@@ -78,24 +76,8 @@ def evaluate(
 
     config, network, pipeline = load_model(checkpoint, assignments or [])
     settings = config.data
-    table = read_manifest(
-        manifest,
-        laterality=settings.laterality,
-        on_bad_case=settings.on_bad_case,
-        targets=settings.target_names,
-        missing_reports=settings.missing_reports,
-    )
-    masked = [case for case in table.cases if case.masks]
-    cache = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    data, skipped = decode(
-        masked,
-        size=settings.image_size,
-        channels=settings.channels,
-        cache_dir=cache,
-        columns=table.mask_columns,
-        on_bad_case=settings.on_bad_case,
-    )
-    data = resolve_laterality(table, data, laterality=settings.laterality, trust=settings.trust_laterality)
+    table = manifest_of(manifest, settings)
+    data, skipped = masked_cases(table, settings)
     # Chosen only now: the side convention is measured on all cases, as for training.
     chosen = select_cases(data.cases, splits_of_run(checkpoint), split)
     data = data.subset(chosen.indices)
@@ -105,7 +87,7 @@ def evaluate(
         **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed, targets=settings.target_names),
         "cases": len(scores),
         "split": dict(chosen.counts),
-        "without_mask": len(table.cases) - len(masked),
+        "without_mask": sum(not case.masks for case in table.cases),
         "skipped": [{"row": s.row, "column": s.column, "reason": s.reason} for s in bad],
     }
     out.mkdir(parents=True, exist_ok=True)
