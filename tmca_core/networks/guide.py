@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,14 @@ def pooled(x: Tensor, like: Tensor) -> Tensor:
 
 class Guide(Network):
     """The base network; tmca and ssa build on it."""
+
+    parts = MappingProxyType(
+        {
+            "text": ("text", "text_norm", "no_report"),
+            "decoder": ("skip_norms", "skips", "fuses", "blocks", "detail", "sharpen", "head"),
+            "head": ("head",),
+        }
+    )
 
     def __init__(self, config: Config, text_encoder: TextEncoder) -> None:
         super().__init__(text_encoder)

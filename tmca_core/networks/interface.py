@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from tmca_core.config import Config
@@ -52,13 +54,17 @@ class Network(nn.Module):
 
     Attributes:
         uses_text: False for image-only baselines, which ignore the report.
-        personal: name prefixes of tensors that stay at the site.
+        personal: names of the tensors and modules that stay at the site.
+        parts: "text", "decoder" and "head", as far as there are any: the modules and tensors that belong to them.
         constants: digest of what training uses besides tensors and must be the same everywhere; "" where there is nothing.
+        vectorised: `torch.func.vmap` runs over the cases: what is done may not depend on their values.
     """
 
     uses_text: bool = True
     personal: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     constants: str = ""
+    vectorised: bool = False
 
     def __init__(self, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -74,6 +80,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor, text: TextBatch) -> Output:
         """images (B, C, H, W) float32, standardised, H and W divisible by 32; text of the same B."""
         raise TypeError(f"{type(self).__name__} defines no forward.")
+
+    def ready(self, device: torch.device) -> None:
+        """Compute what is computed once, ahead of the first step: under vmap it could not be."""
 
     def auxiliary(self, output: Output, masks: Tensor) -> dict[str, Auxiliary]:
         """Losses beside the segmentation loss, by name.

@@ -14,6 +14,7 @@ Our design after the abstract of SSA (arXiv 2512.22981); docs/methods.md says wh
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +124,14 @@ def _members(kinds: Tensor) -> Tensor:
 class Ssa(Guide):
     """See the module."""
 
+    parts = MappingProxyType(
+        {
+            **Guide.parts,
+            "text": (*Guide.parts["text"], "zone_tokens"),
+            "decoder": (*Guide.parts["decoder"], "prior", "gates", "biases"),
+        }
+    )
+
     def __init__(self, config: Config, text_encoder: TextEncoder) -> None:
         super().__init__(config, text_encoder)
         settings = self.ssa = config.ssa
@@ -138,13 +147,17 @@ class Ssa(Guide):
         if self.transport is not None:
             (middle, coarsest), report = self.transport(maps[2:], report, notes)
             maps = [*maps[:2], middle, coarsest]
-        if self.prior is not None:
-            notes.maps["guidance"] = self.prior(report.zones, report.certainty, *maps[0].shape[-2:])
+        self.direct(maps, report, notes)
         if self.zone_tokens is not None:
             named = (report.zones * report.certainty[:, None]) > 0
             tokens = torch.cat([report.tokens, self.zone_tokens.expand(len(named), -1, -1)], 1)
             report = replace(report, tokens=tokens, mask=torch.cat([report.mask, named], 1))
         return maps, report
+
+    def direct(self, maps: list[Tensor], report: Report, notes: Notes) -> None:
+        """Note the prior, once."""
+        if self.prior is not None and "guidance" not in notes.maps:
+            notes.maps["guidance"] = self.prior(report.zones, report.certainty, *maps[0].shape[-2:])
 
     def refine(self, level: int, x: Tensor, report: Report, notes: Notes) -> Tensor:
         """Gate and attention bias by the prior."""

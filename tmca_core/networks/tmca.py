@@ -57,7 +57,7 @@ class Aligner(nn.Module):
         self.place = nn.ModuleList([Places(width) for _ in widths])
         self.word = nn.Linear(text_width, width)
         self.importance = nn.Linear(width, 1)
-        self.sharpness = nn.Parameter(torch.tensor([[5.0, -1.0]] * len(widths)))
+        self.sharpness = nn.Parameter(torch.tensor([[5.0, -1.0, 1.0]] * len(widths)))
         self.enhance = nn.ModuleList(
             [nn.Sequential(nn.Conv2d(c, c, 1), nn.GELU(), nn.Conv2d(c, c, 1)) for c in widths] if settings.enhancement else []
         )
@@ -77,11 +77,12 @@ class Aligner(nn.Module):
         projected = F.normalize(self.word(tokens), dim=-1, eps=1e-6)
         return projected, self.importance(projected)[..., 0].masked_fill(~words, -torch.inf).softmax(-1)
 
-    def pointing(self, level: int, positions: Tensor, words: Tensor, importance: Tensor) -> Tensor:
-        """g (B, 1, h, w) in (0, 1): where the report's weighted words agree with a position."""
+    def pointing(self, level: int, positions: Tensor, words: Tensor, importance: Tensor, prior: Tensor | None) -> Tensor:
+        """g (B, 1, h, w) in (0, 1): where the report's weighted words agree with a position, and the zones it names (`tmca-ssa`) allow."""
         report = torch.einsum("bl,bld->bd", importance, words)
-        steep, shift = self.sharpness[level]
-        return torch.sigmoid(steep * torch.einsum("bdhw,bd->bhw", positions, report) + shift)[:, None]
+        steep, shift, trust = self.sharpness[level]
+        agreement = steep * torch.einsum("bdhw,bd->bhw", positions, report)[:, None] + shift
+        return torch.sigmoid(agreement if prior is None else agreement + trust * (2 * pooled(prior, positions) - 1))
 
     def enhanced(self, level: int, x: Tensor, pointing: Tensor) -> Tensor:
         """x + g ⊙ MLP(x)."""
@@ -102,7 +103,10 @@ class Tmca(Guide):
 
     def relate(self, maps: list[Tensor], report: Report, notes: Notes) -> tuple[list[Tensor], Report]:
         """Enhance the maps where the report points; on the steps that take the contrast, keep what it reads."""
+        wanted = self.wanting(report)
         contrasted = self.training and self.tmca.alignment != "off" and bool(torch.rand(()) < self.tmca.share)
+        # A shortcut only: cases that want no contrast get none in any case.
+        contrasted = contrasted and (self.vectorised or bool(wanted.any()))
         words, importance = self.aligner.words(report.tokens, report.words)
         enhanced = list(maps)
         for level, x in enumerate(maps):
@@ -111,10 +115,12 @@ class Tmca(Guide):
             if contrasted:
                 notes.hidden[f"positions/{level}"] = positions
             if self.tmca.enhancement:
-                pointing = notes.maps[f"enhancement/{STRIDES[level]}"] = self.aligner.pointing(level, positions, words, importance).float()
+                pointing = notes.maps[f"enhancement/{STRIDES[level]}"] = self.aligner.pointing(
+                    level, positions, words, importance, notes.maps.get("guidance")
+                ).float()
                 enhanced[level] = self.aligner.enhanced(level, x, pointing)
         if contrasted:
-            notes.hidden |= {"words": words, "importance": importance} | said(report, "")
+            notes.hidden |= {"words": words, "importance": importance, "wanted": wanted} | said(report, "")
             notes.hidden["noise"] = torch.rand(2, maps[0].shape[-2] * maps[0].shape[-1], device=words.device)
             if self.tmca.alignment == "bank":
                 bank = self.read(self.bank(words.device))
@@ -123,6 +129,15 @@ class Tmca(Guide):
         if self.aligner.back is not None:
             report = replace(report, tokens=report.tokens + self.aligner.back(words))
         return super().relate(enhanced, report, notes)
+
+    def wanting(self, report: Report) -> Tensor:
+        """Cases whose report is contrasted (B,) bool: all that have words."""
+        return (report.kinds > 0).any(1)
+
+    def ready(self, device: torch.device) -> None:
+        """The bank."""
+        if self.tmca.alignment == "bank":
+            self.bank(device)
 
     def bank(self, device: torch.device) -> TextBatch:
         """The public reports, with the phrases that are read; without words or twice none."""
@@ -146,12 +161,13 @@ class Tmca(Guide):
                 hidden = {name: x.float() if x.is_floating_point() else x for name, x in output.hidden.items()}
                 with torch.autocast(masks.device.type, enabled=False):
                     levels = [share * self._contrast(hidden, level, target) for level, share in enumerate(LEVEL_WEIGHTS)]
-                    value = (weight * CONTRAST / self.tmca.share) * (self._likeness(hidden) + torch.stack(levels).sum(0))
+                    per_case = self._likeness(hidden) + torch.stack(levels).sum(0)
+                    value = (weight * CONTRAST / self.tmca.share) * per_case * hidden["wanted"]
             losses["alignment"] = Auxiliary(value, decomposable=self.tmca.alignment == "bank")
         return losses
 
     def _contrast(self, hidden: dict[str, Tensor], level: int, target: Tensor) -> Tensor:
-        """Contrast and margin of one level: (B,); 0 without a report, or where the target is smaller than a cell."""
+        """Contrast and margin of one level: (B,); 0 where the target is smaller than a cell. A case without words means nothing here."""
         settings, temperature = self.tmca, self.tmca.temperature
         positions = hidden[f"positions/{level}"]
         mask = pooled(target, positions)
@@ -186,7 +202,7 @@ class Tmca(Guide):
             value = contrast(torch.cat([scores, far.masked_fill(bare[:, None], -1.0)], 1), targets, temperature)
         if settings.distance:
             value = value + 0.5 * margin(near[:, 0], far[:, 0]) * ~bare
-        return value * (mask.sum((1, 2, 3)) >= 1) * hidden["spoken"]
+        return value * (mask.sum((1, 2, 3)) >= 1)
 
     def _likeness(self, hidden: dict[str, Tensor]) -> Tensor:
         """Contrast of whole reports: own against the bank and the bank within itself, or within the batch: (B,)."""
@@ -199,9 +215,9 @@ class Tmca(Guide):
 
 
 def said(report: Report, prefix: str) -> dict[str, Tensor]:
-    """What tells whether two reports say the same: zones with certainty (B, 7), identity (B,), and whether there are words at all."""
+    """What tells whether two reports say the same: zones with certainty (B, 7) and identity (B,)."""
     zones = torch.cat([report.zones, report.certainty[:, None]], 1)
-    return {f"{prefix}zones": zones, f"{prefix}identity": report.identity, f"{prefix}spoken": (report.kinds > 0).any(1)}
+    return {f"{prefix}zones": zones, f"{prefix}identity": report.identity}
 
 
 def alike(hidden: dict[str, Tensor], these: str, those: str) -> Tensor:

@@ -12,6 +12,7 @@ from tmca_core.config import parse
 from tmca_core.networks import Network, Output, build_network, frozen_digest
 from tmca_core.networks.tmca import alike, said
 from tmca_core.text.features import TextBatch, TextPipeline
+from tmca_core.text.wordpiece import WordPieceEncoder
 
 NAMES = ("tmca", "ssa", "tmca-ssa")
 SMALL = {"network.width": 32, "tmca.share": 1.0}
@@ -109,7 +110,7 @@ def test_a_case_without_a_report_and_one_that_is_all_target_are_not_held_against
     masks[:] = 1
     torch.manual_seed(3)
     hidden = network(images, text).hidden
-    values = network._contrast(hidden, 1, masks)  # type: ignore[operator]
+    values = hidden["wanted"] * network._contrast(hidden, 1, masks)  # type: ignore[operator]
     assert values[0] == 0
     masks[:] = 0.5  # the same with a background
     with_margin = network._contrast(hidden, 1, masks)  # type: ignore[operator]
@@ -215,21 +216,28 @@ def test_several_targets_have_a_channel_each(name: str) -> None:
     assert all(loss.per_case.shape == (3,) for loss in network.auxiliary(output, masks.expand(-1, 3, -1, -1)).values())
 
 
+@pytest.mark.parametrize("frozen", (False, True))
 @pytest.mark.parametrize("name", ("guide", *NAMES))
-def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str) -> None:
-    """What private training will rest on: one case's gradient, mapped over cases, for every network."""
+def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What private training will rest on: one case's gradient, mapped over cases, for every network, contrast included."""
+    monkeypatch.setattr(WordPieceEncoder, "frozen", frozen)
     network, text = built({"network.name": name})
+    network.vectorised = True
+    network.ready(torch.device("cpu"))
+    assert (text.features is not None) is frozen
     images, masks = inputs()
     parameters = {n: p.detach() for n, p in network.named_parameters()}
 
-    def loss(parameters: dict[str, Tensor], image: Tensor, mask: Tensor, *report: Tensor) -> Tensor:
-        one = TextBatch(report[0][None], None, *(part[None] for part in report[1:]))
+    def loss(parameters: dict[str, Tensor], image: Tensor, mask: Tensor, tokens: Tensor, *report: Tensor) -> Tensor:
+        first = (None, tokens[None]) if frozen else (tokens[None], None)
+        one = TextBatch(*first, *(part[None] for part in report))
         output: Output = torch.func.functional_call(network, parameters, (image[None], one))
         total = output.logits.sigmoid().mean()
         return total + sum(aux.per_case.sum() for aux in network.auxiliary(output, mask[None]).values())
 
-    assert text.ids is not None
-    parts = (text.ids, text.mask, text.zones, text.kinds, text.certainty, text.identity)
+    tokens = text.features if frozen else text.ids
+    assert tokens is not None
+    parts = (tokens, text.mask, text.zones, text.kinds, text.certainty, text.identity)
     torch.manual_seed(0)
     mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * 8), randomness="same")(parameters, images, masks, *parts)
     for i in range(3):
@@ -237,6 +245,18 @@ def test_gradients_a_case_by_vmap_equal_those_of_a_loop(name: str) -> None:
         alone = torch.func.grad(loss)(parameters, images[i], masks[i], *(part[i] for part in parts))
         for key, value in alone.items():
             torch.testing.assert_close(mapped[key][i], value, atol=2e-5, rtol=2e-3, msg=key)
+
+
+def test_of_both_methods_the_contrast_leaves_out_what_the_parser_places() -> None:
+    """Placing is what the contrast teaches; where zones are known the prior places already."""
+    network, text = built({"network.name": "tmca-ssa"}, ["Left lower zone.", "Pneumonia.", "Both lungs."])
+    images, masks = inputs()
+    masks[1] = masks[2]
+    assert [value > 0 for value in auxiliary(network, images, text, masks)["alignment"].tolist()] == [False, True, False]
+    network, text = built({"network.name": "tmca-ssa", "ssa.prior": "off"}, ["Left lower zone.", "Pneumonia.", "Both lungs."])
+    assert bool((auxiliary(network, images, text, masks)["alignment"] > 0).all())
+    network, text = built({"network.name": "tmca-ssa"}, ["Left lower zone."] * 3)
+    assert "words" not in network(images, text).hidden  # and none is computed for nothing
 
 
 def test_the_contrast_is_taken_on_a_share_of_the_steps() -> None:
