@@ -9,7 +9,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from client.node import disclosed
+from client.node import disclosed, simulated
 
 if TYPE_CHECKING:
     from tmca_core.config import Config
@@ -47,7 +47,7 @@ def make_app(config: Config | None = None) -> ClientApp:
 def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
     """Open the site and let it answer. An error becomes a reply of one line: Flower would send its whole text."""
     try:
-        from client.site import assess, no_hello, place_of, say_hello, train
+        from client.site import assess, hold_to_cases, no_hello, place_of, say_hello, train
         from client.workspace import open_site, places
         from tmca_core.config import parse
 
@@ -55,7 +55,13 @@ def _answer(kind: str, config: Config | None, message: Message, context: Context
         served = places(settings, node)
         if kind == "query" and not served:
             return Message(no_hello(), reply_to=message)
+        if settings.privacy.enabled:
+            from client.private import refuse_outside_of_simulations
+
+            refuse_outside_of_simulations(simulated(node))
         site = open_site(settings, node, place_of(message.content))
+        if kind != "query" and not simulated(node):  # a simulation's run holds to its cases itself
+            hold_to_cases(site, message.content)
         content = {
             "query": lambda: say_hello(site, served),
             "train": lambda: train(site, message.content),

@@ -1,25 +1,32 @@
-"""What a site remembers between rounds, on its own disk: optimiser state and personal tensors, one file a round."""
+"""What a site remembers between rounds, on its own disk: optimiser state and named groups of tensors, one file a round."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
 from torch import Tensor
 
-from tmca_core.errors import PolicyRefusal, WeightsError
-from tmca_core.run import sync_folder
+from tmca_core.errors import FederationError, PolicyRefusal, WeightsError
+from tmca_core.run import sync_folder, write_atomically
 from tmca_core.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-KEEP = 2
+# The server may still be writing the checkpoint of the round before when it dies; then that round is done again.
+KEEP = 3
+
+Groups = dict[str, dict[str, Tensor]]
+"""Group → name → tensor; "NAME" of group "personal" is "personal/NAME" in the file."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Memory:
         name = quote(site, safe="")
         return cls(state / (f"_{name}" if name.startswith(".") else name) / run)
 
-    def load(self, before: int) -> tuple[TrainState | None, dict[str, Tensor]]:
-        """State and personal tensors after the newest round below `before`; None and {} where there is none.
+    def load(self, before: int) -> tuple[TrainState | None, Groups]:
+        """State and groups after the newest round below `before`; None and {} where there is none. An empty group is not there.
 
         Raises:
             WeightsError: the file is damaged.
@@ -64,11 +71,15 @@ class Memory:
             state = TrainState.from_tensors(tensors)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise WeightsError(f"cannot read the site's state {path}: {error}. Delete it to start this site's optimiser afresh.") from None
-        personal = {name.removeprefix("personal/"): tensor for name, tensor in tensors.items() if name.startswith("personal/")}
-        return (state if state.moments else None), personal
+        groups: Groups = {}
+        for name, tensor in tensors.items():
+            group, slash, own = name.partition("/")
+            if slash and group not in TrainState.PREFIXES:
+                groups.setdefault(group, {})[own] = tensor
+        return (state if state.moments else None), groups
 
-    def save(self, round: int, state: TrainState | None, personal: dict[str, Tensor]) -> None:
-        """Write a round's file whole, and drop all but the two newest up to it (later ones are of an interrupted attempt).
+    def save(self, round: int, state: TrainState | None, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write a round's file whole, and drop all but the three newest up to it (later ones are of an interrupted attempt).
 
         The file is there, whole, when this returns, whatever kills the process then. Bringing it to the platter is left to
         a thread, for that takes longer than the write: only a power cut within that moment can cost the newest file.
@@ -76,7 +87,8 @@ class Memory:
         from safetensors.torch import save_file
 
         tensors = (state or TrainState()).as_tensors()
-        tensors |= {f"personal/{name}": tensor.detach().cpu().contiguous() for name, tensor in personal.items()}
+        for group, members in groups.items():
+            tensors |= {f"{group}/{name}": tensor.detach().cpu().contiguous() for name, tensor in members.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         tmp = self.folder / f".round-{round:03d}.{os.getpid()}.tmp"
         save_file(tensors, str(tmp))
@@ -85,6 +97,32 @@ class Memory:
         numbers = self._rounds()
         for number in set(numbers) - set([n for n in numbers if n <= round][-KEEP:]):
             self._path(number).unlink(missing_ok=True)
+
+    def hold_to(self, cases: Mapping[str, Sequence[str]]) -> None:
+        """Note which cases this run stands on at this site; ever after they must be the same.
+
+        A manifest that changes in the middle of a run deals its patients to training and test anew: what was trained on would be
+        tested with.
+
+        Args:
+            cases: split → one text a case, which names it and what is read of it.
+
+        Raises:
+            FederationError: they are others than before. The message holds counts, no name.
+        """
+        found = {split: {"cases": len(texts), "sha256": sha256("\x1e".join(texts).encode()).hexdigest()} for split, texts in cases.items()}
+        path = self.folder / "cases.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(found))
+            return
+        before = json.loads(path.read_text())
+        if changed := [split for split in found if before.get(split) != found[split]]:
+            listed = ", ".join(
+                f"{split}: {before.get(split, {}).get('cases', 0)} cases then, {found[split]['cases']} now" for split in changed
+            )
+            raise FederationError(
+                f"the site's cases are not those that this run began with ({listed}). Put its manifest back as it was, or start a new run."
+            )
 
     def _rounds(self) -> list[int]:
         found = (re.fullmatch(r"round-(\d+)\.safetensors", path.name) for path in self.folder.glob("round-*"))

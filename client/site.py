@@ -9,9 +9,11 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from client.memory import Memory
-from client.workspace import Site, code_root
+from client.memory import Groups, Memory
+from client.workspace import Site, code_digest
+from tmca_core.algorithms import ALGORITHMS, EXTRA
 from tmca_core.cases.case import CaseTensors
+from tmca_core.compression import COMPRESSIONS
 from tmca_core.errors import FederationError, UpdateRejected
 from tmca_core.losses import LOSSES
 from tmca_core.messages import (
@@ -22,15 +24,19 @@ from tmca_core.messages import (
     SETTINGS,
     ByReference,
     Hello,
+    Spec,
     Update,
     check_update,
-    source_digest,
     spec_digest,
     spec_of,
     to_tensor,
+    train_metrics,
 )
+from tmca_core.seeds import torch_rng
 from tmca_core.training.evaluation import evaluate, site_summary
-from tmca_core.training.loop import fit
+from tmca_core.training.loop import FitResult, fit
+from tmca_core.training.rules import LocalRule
+from tmca_core.training.state import TrainState
 
 
 class TensorArray(ByReference, Array):  # type: ignore[override]
@@ -63,13 +69,25 @@ def say_hello(site: Site, places: int = 1) -> RecordDict:
         config=workspace.config.digest(),
         network=spec_digest(spec_of(workspace.shared)),
         frozen=workspace.frozen,
-        code=source_digest(code_root()),
+        code=code_digest(),
     )
     return RecordDict({SETTINGS: ConfigRecord({**hello.as_values(), PLACES: places})})
 
 
+def hold_to_cases(site: Site, content: RecordDict) -> None:
+    """Refuse to go on with a run whose cases have changed at this site.
+
+    Raises:
+        FederationError: they have.
+    """
+    data = site.data
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    texts = {split: [f"{case.case_id}\x1f{case.patient_id}\x1f{case.text}" for case in part.cases] for split, part in parts.items()}
+    Memory.of(site.state, site.name, _text(content, "run")).hold_to(texts)
+
+
 def train(site: Site, content: RecordDict) -> RecordDict:
-    """One round on the site's training cases; answers with the difference of the shared tensors.
+    """One round on the site's training cases; answers with the difference of the shared tensors, and what the algorithm adds.
 
     The difference is computed in place: in one process the server reads it out of this very network before the next site
     is trained in it.
@@ -80,34 +98,47 @@ def train(site: Site, content: RecordDict) -> RecordDict:
     """
     workspace, config = site.workspace, site.workspace.config
     round, run = _integer(content, "round"), _text(content, "run")
-    start = _receive(site, content)
+    algorithm, keep = ALGORITHMS[config.federation.algorithm], config.federation.keep_optimizer
+    received = _receive(site, content, algorithm.sent(spec_of(workspace.shared)))
+    start = {name: received[name] for name in workspace.shared}
+    extras = {name.removeprefix(EXTRA): tensor for name, tensor in received.items() if name not in start}
     memory = Memory.of(site.state, site.name, run)
-    state, personal = memory.load(before=round)
-    _restore(site, personal)
-    result = fit(
-        workspace.network,
-        site.data.train,
-        workspace.pipeline,
-        config,
-        round=round,
-        site=site.name,
-        state=state if config.federation.keep_optimizer else None,
-        device=workspace.device,
-    )
-    if config.federation.keep_optimizer or workspace.personal:
-        memory.save(round, result.state if config.federation.keep_optimizer else None, workspace.personal)
+    state, remembered = memory.load(before=round)
+    rule = algorithm.local(config)
+    groups, beside = _train_twin(site, rule.twin, start, remembered, round) if rule.twin else ({}, 0.0)
+    _restore(site, remembered)
+    settled = _settled(remembered, content)
+    rule.start(workspace.network, start, extras, settled)
+    if config.privacy.enabled:
+        from client.private import train_privately
+
+        result = train_privately(site, round, run, state if keep else None)
+    else:
+        result = _fit(site, rule, round, state)
+    told = rule.end()
     with torch.no_grad():
-        deltas = {name: tensor.sub_(start[name].to(tensor.device)).cpu() for name, tensor in workspace.shared.items()}
+        tensors = {name: tensor.sub_(start[name].to(tensor.device)).cpu() for name, tensor in workspace.shared.items()}
+    tensors |= {f"{EXTRA}{name}": tensor.cpu() for name, tensor in told.sent.items()}
+    compression = COMPRESSIONS[config.federation.compression](config)
+    draws = torch_rng(config.seed, "compression", site.name, round)
+    tensors, residual = compression.encode(tensors, remembered.get("residual", {}), draws)
+    groups |= {"personal": workspace.personal, "residual": residual}
+    if told.kept:
+        groups |= {"kept": told.kept, "settled": settled, "turn": {"round": torch.tensor(round)}}
+    if keep or any(groups.values()):
+        memory.save(round, result.state if keep else None, groups)
     arrays = ArrayRecord()
-    for name, delta in deltas.items():
-        arrays[name] = TensorArray(delta)
+    for name, tensor in tensors.items():
+        arrays[name] = TensorArray(tensor)
     weight = {"cases": len(site.data.train), "patients": site.data.train.patients, "uniform": 1}[config.federation.weighting]
-    metrics = {"loss": result.loss, "steps": result.steps, "cases": result.cases_seen, "seconds": result.seconds}
+    metrics = {"loss": result.loss, "steps": result.steps, "cases": result.cases_seen, "seconds": result.seconds + beside}
+    metrics = {name: metrics[name] for name in train_metrics(config.privacy.enabled)}
     return RecordDict({ARRAYS: arrays, SETTINGS: ConfigRecord({"round": round, "weight": weight}), METRICS: MetricRecord({**metrics})})
 
 
 def assess(site: Site, content: RecordDict) -> RecordDict:
-    """The received weights on the site's validation cases, or every measure and counterfactual on its test cases.
+    """The received weights, with what the site keeps for itself in their place, on its validation cases; on its test cases every
+    measure and counterfactual.
 
     Raises:
         FederationError: the message lacks something, or its weights do not fit the network.
@@ -117,10 +148,12 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
     parts: dict[str, CaseTensors] = {"val": site.data.val, "test": site.data.test}
     if split not in parts:
         raise FederationError(f"split '{split}' cannot be evaluated; val and test can.")
-    _receive(site, content)
-    if workspace.personal:
+    _receive(site, content, spec_of(workspace.shared))
+    if workspace.personal or ALGORITHMS[config.federation.algorithm].local(config).twin:
         memory = Memory.of(site.state, site.name, _text(content, "run"))
-        _restore(site, memory.load(before=_integer(content, "round") + 1)[1])
+        remembered = memory.load(before=_integer(content, "round") + 1)[1]
+        _restore(site, remembered)
+        _put(site, remembered.get("twin", {}))
     full = split == "test"
     scores = evaluate(
         workspace.network.to(workspace.device),
@@ -133,32 +166,82 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
         loss=LOSSES[config.training.loss]().per_case,
         seed=config.seed,
     )
-    summary = site_summary(scores, bootstrap=config.evaluation.bootstrap if full else 0, seed=config.seed)
+    summary = site_summary(scores, bootstrap=config.evaluation.bootstrap if full else config.evaluation.bootstrap_rounds, seed=config.seed)
     return RecordDict({METRICS: MetricRecord({**summary}), SETTINGS: ConfigRecord({"split": split})})
 
 
-def _receive(site: Site, content: RecordDict) -> dict[str, Tensor]:
-    """Put the received weights into the resident network; returns them as received, by name."""
+def _settled(remembered: Groups, content: RecordDict) -> dict[str, Tensor]:
+    """What the algorithm kept in the last turn that the server counted: of a later one, lost on its way or too late, it knows nothing."""
+    if "turn" not in remembered:
+        return {}
+    lost = int(remembered["turn"]["round"]) != _integer(content, "counted")
+    return remembered.get("settled" if lost else "kept", {})
+
+
+def _fit(site: Site, rule: LocalRule, round: int, state: TrainState | None) -> FitResult:
+    workspace, config = site.workspace, site.workspace.config
+    return fit(
+        workspace.network,
+        site.data.train,
+        workspace.pipeline,
+        config,
+        round=round,
+        site=site.name,
+        state=state if config.federation.keep_optimizer else None,
+        device=workspace.device,
+        rule=rule,
+        keep=config.federation.keep_optimizer,
+        optimizer=None if config.federation.keep_optimizer else workspace.optimizer,
+    )
+
+
+def _train_twin(site: Site, rule: LocalRule, start: Mapping[str, Tensor], remembered: Groups, round: int) -> tuple[Groups, float]:
+    """Train the site's own model, which begins as the first weights that the site received; the network carries `start` again after it.
+
+    Returns:
+        (what to remember of it, seconds that its steps took).
+    """
+    workspace = site.workspace
+    _restore(site, remembered)
+    _put(site, remembered.get("twin", {}))
+    rule.start(workspace.network, start, {}, {})
+    state = remembered.get("twin-state")
+    result = _fit(site, rule, round, TrainState.from_tensors(state) if state else None)
+    own = {name: tensor.detach().clone() for name, tensor in (workspace.shared | workspace.personal).items()}
+    _put(site, start)
+    kept = result.state.as_tensors() if workspace.config.federation.keep_optimizer else {}
+    return {"twin": own, "twin-state": kept}, result.seconds
+
+
+def _receive(site: Site, content: RecordDict, spec: Spec) -> dict[str, Tensor]:
+    """Put the received weights into the resident network; returns all tensors as received, by name."""
     shared = site.workspace.shared
     arrays = content.array_records.get(ARRAYS)
     if arrays is None:
         raise FederationError(f"the server's message holds no '{ARRAYS}'.")
     try:
         received = {name: to_tensor(name, array) for name, array in arrays.items()}
-        check_update(Update(received, 1, {}, 0), spec_of(shared), 0)
+        # In one process all sites of a phase get the very same record: it is looked at once.
+        if not any(arrays is record for record in site.workspace.fitting):
+            check_update(Update(received, 1, {}, 0), spec, 0)
+            site.workspace.fitting[:] = [arrays]
     except UpdateRejected as error:
         raise FederationError(f"the server's weights do not fit this site's network: {error}") from None
-    with torch.no_grad():
-        for name, tensor in shared.items():
-            tensor.copy_(received[name])
+    _put(site, {name: received[name] for name in shared})
     return received
 
 
-def _restore(site: Site, personal: Mapping[str, Tensor]) -> None:
+def _restore(site: Site, remembered: Groups) -> None:
     """Put the site's own tensors into the resident network; the initial ones where it has none yet."""
-    with torch.no_grad():
-        for name, tensor in site.workspace.personal.items():
-            tensor.copy_(personal.get(name, site.workspace.initial[name]))
+    _put(site, site.workspace.initial | remembered.get("personal", {}))
+
+
+@torch.no_grad()
+def _put(site: Site, values: Mapping[str, Tensor]) -> None:
+    """Write values into the resident network, by name."""
+    network = site.workspace.shared | site.workspace.personal
+    for name, value in values.items():
+        network[name].copy_(value)
 
 
 def _field(content: RecordDict, key: str) -> Any:

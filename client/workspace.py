@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from client.node import simulated
 from tmca_core.cases.sites import SiteData, load_site, load_sites, site_names
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal
+from tmca_core.messages import source_digest
 from tmca_core.networks import Network, build_network, frozen_digest, roles, shared_state
 from tmca_core.training.centralised import build_pipeline
 from tmca_core.training.device import resolve_device, set_threads
+from tmca_core.training.loop import build_optimizer
 
 if TYPE_CHECKING:
     from tmca_core.text.features import TextPipeline
@@ -34,7 +37,8 @@ class Workspace:
         shared: references to the tensors that travel. `personal`: to those that stay at the site.
         initial: copies of the personal tensors as built, for a site that has none yet.
         frozen: digest of what never travels.
-        sites: data served so far.
+        sites: data served so far, the newest last.
+        fitting: the record of weights that was last found to fit; at most one.
     """
 
     config: Config
@@ -46,6 +50,12 @@ class Workspace:
     initial: dict[str, Tensor]
     frozen: str
     sites: dict[str | int, SiteData] = field(default_factory=dict)
+    fitting: list[ArrayRecord] = field(default_factory=list)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """For turns whose optimiser state nobody keeps."""
+        return build_optimizer(self.network, self.config.training)
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ def open_site(config: Config, node: Mapping[str, Any], place: int = 0) -> Site:
         key = int(node["partition-id"]) + place * _node_count(config, node)
         if key not in workspace.sites:
             workspace.sites.update(_simulated_data(config, key))
+        _forget(config, workspace.sites, key)
     else:
         raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     data = workspace.sites[key]
@@ -144,6 +155,14 @@ def _simulated_data(config: Config, index: int) -> dict[str | int, SiteData]:
         if index in found:
             return found
     return {index: load_site(config, index)}
+
+
+def _forget(config: Config, sites: dict[str | int, SiteData], key: int) -> None:
+    """Make `key` the newest, and drop the oldest sites above `simulation.resident_sites` where they can be generated anew."""
+    sites[key] = sites.pop(key)
+    if not config.data.manifest and config.partition.by == "site":
+        for old in list(sites)[: -config.simulation.resident_sites]:
+            del sites[old]
 
 
 def _own_data(config: Config, manifest: str, site: str) -> SiteData:
@@ -185,3 +204,9 @@ def code_root() -> Path:
         log.error("'client' is imported from %s and 'tmca_core' from %s.", *roots)
         raise FederationError("'client' and 'tmca_core' are imported from two folders: start Flower from a directory that holds neither.")
     return roots[0]
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """`source_digest` of the code that this process runs, computed once: a thousand simulated sites say hello from here."""
+    return source_digest(code_root())

@@ -49,6 +49,7 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     Raises:
         ConfigError: `out` holds a run of another configuration.
         FederationError: too few sites answered.
+        StorageError: `out` cannot be written.
     """
     from server.rounds import Federation
     from tmca_core.run import Run
@@ -56,9 +57,10 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
 
     run = Run.create(out, config)
     engine, settle = _SIMULATED.get(type(grid).__name__, ("deployment", config.federation.wait))
-    federation = Federation(grid, config, run, on_event)
+    federation = Federation(grid, config, run, on_event, deployed=engine == "deployment")
     federation.start(settle)
     federation.train()
+    federation.choose()
     test = federation.evaluate("test")
     summary = federation.progress.summary(config, engine, test, peak_rss_mb())
     run.write_json("run.json", summary)
@@ -68,11 +70,13 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
 def federate_aloud(grid: Grid, config: Config, out: Path) -> None:
     """`federate` for somebody who reads along (`flwr run --stream`): where the run lies, a line a round, why it stopped."""
     from tmca_core.errors import TmcaError
+    from tmca_core.run import Run
 
     # Absolute: under `flwr run` the working directory is that of the SuperLink, not the reader's.
     print(f"run folder: {out.resolve()}", flush=True)
     try:
-        federate(grid, config, out, print_event)
+        with Run(out).held():
+            federate(grid, config, out, print_event)
     except TmcaError as error:
         print(f"the run stopped: {error}", flush=True)
         raise
@@ -80,12 +84,14 @@ def federate_aloud(grid: Grid, config: Config, out: Path) -> None:
 
 
 def print_event(event: Mapping[str, Any]) -> None:
-    """One plain line a round and a fault."""
+    """One plain line a round, a fault and a note."""
     if event["event"] == "round":
         dice = "-" if event["dice_image"] is None else f"{event['dice_image']:.3f}"
         print(f"round {event['round']}: Dice {dice}, {len(event['completed'])} sites, {event['seconds']:.1f} s", flush=True)
     elif event["event"] == "fault":
-        print(f"round {event['round']}, {event['phase']}: site '{event['site']}' loses its turn: {event['reason']}", flush=True)
+        print(f"round {event['round']}, {event['phase']}: site '{event['site']}' ({event['kind']}): {event['reason']}", flush=True)
+    elif event["event"] == "note":
+        print(event["text"], flush=True)
 
 
 app = make_app()

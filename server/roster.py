@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ log = logging.getLogger(__name__)
 
 # A node that claims to serve more sites than this is asked for no more.
 MOST_PLACES = 100_000
+# Seconds for a hello where there are enough sites without it; who is slower is asked again before the next round.
+HELLO_SECONDS = 60.0
 
-OnRefusal = Callable[[str, str], None]
+OnRefusal = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Roster:
     """Sites that said hello and fit, by name. Node ids are random in every run; names are not.
 
     Attributes:
+        refused: told name, reason and kind of every hello that is none.
         nodes: site → (node id, which of the sites that this node serves).
+        known: names of all sites that have ever said hello in this run.
     """
 
     identity: Identity
@@ -47,33 +52,45 @@ class Roster:
     refused: OnRefusal
     hellos: dict[str, Hello] = field(default_factory=dict)
     nodes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
     _asked: set[int] = field(default_factory=set)
 
     def gather(self, grid: Grid, settle: float) -> None:
-        """Wait until every node that is there has answered and `min_sites` of them can be trained on.
+        """Wait until `min_sites` sites can be trained on; at first also until every node that is there has answered.
 
         Args:
             grid: where the nodes are.
             settle: seconds without a new node after which no more are expected, at most `federation.wait`.
 
         Raises:
-            FederationError: there are too few; the message says who answered what.
+            FederationError: there are too few; the message says who answered what, and who was there before and is missing.
         """
         settings, start = self.config.federation, time.monotonic()
         problems: dict[str, str] = {}
-        newest = start
+        newest, first, waiting = start, not self.hellos, False
         while True:
             before = set(self._asked)
-            problems |= self.refresh(grid, max(start + settings.wait - time.monotonic(), 1e-3))
+            left = max(start + settings.wait - time.monotonic(), 1e-3)
+            enough = len(self.trainers()) >= settings.min_sites
+            # Once there are enough, nobody waits long for a node that does not answer.
+            problems |= self.refresh(grid, min(left, HELLO_SECONDS) if enough else left)
             now = time.monotonic()
             newest = now if self._asked - before else newest
             end = min(start + settings.wait, newest + settle)
-            if len(self.trainers()) >= settings.min_sites and set(grid.get_node_ids()) <= self._asked:
+            if len(self.trainers()) >= settings.min_sites and (not first or set(grid.get_node_ids()) <= self._asked):
                 break
             if now >= end:
                 raise FederationError(self._too_few(len(self._asked), problems))
+            if not waiting and self.missing():
+                log.warning("waiting up to %g s for %s.", settings.wait, ", ".join(self.missing()))
+            waiting = True
             time.sleep(min(settings.poll, end - now))
-        log.info("%d sites: %s", len(self.hellos), ", ".join(sorted(self.hellos)))
+        if first:
+            log.info("%d sites: %s", len(self.hellos), ", ".join(sorted(self.hellos)))
+
+    def missing(self) -> list[str]:
+        """Names of sites that have said hello in this run and are not there now, sorted."""
+        return sorted(self.known - self.hellos.keys())
 
     def refresh(self, grid: Grid, seconds: float) -> dict[str, str]:
         """Ask nodes that were not asked before, and forget nodes that have gone, so that they may come back; returns refusals by node."""
@@ -88,6 +105,7 @@ class Roster:
         asking = [(node, 0) for node in new]
         while asking:
             asking = self._ask(grid, asking, seconds, problems)
+        self.known |= self.hellos.keys()
         return problems
 
     def _ask(self, grid: Grid, asking: list[tuple[int, int]], seconds: float, problems: dict[str, str]) -> list[tuple[int, int]]:
@@ -120,7 +138,7 @@ class Roster:
                 self._asked.discard(node)  # asked again before the next round
             if reason:
                 problems[name] = reason
-                self.refused(name, reason)
+                self.refused(name, reason, answer.kind or "hello")
         return further
 
     def trainers(self) -> list[str]:
@@ -136,8 +154,9 @@ class Roster:
         return int(getattr(self.hellos[site], f"{split}_cases"))
 
     def cohort(self, round: int) -> list[str]:
-        """The sites of a round: all, or `federation.cohort` of them, drawn by (seed, round) over the sorted names."""
-        names, size = self.trainers(), self.config.federation.cohort
+        """The sites to ask in a round: all, or `federation.cohort` and `oversample` more, drawn by (seed, round) over the sorted names."""
+        names, settings = self.trainers(), self.config.federation
+        size = settings.cohort + math.ceil(settings.cohort * settings.oversample - 1e-9)
         if not size or size >= len(names):
             return names
         drawn = numpy_rng(self.config.seed, "cohort", round).choice(len(names), size=size, replace=False)
@@ -165,6 +184,7 @@ class Roster:
         return (
             f"{len(self.trainers())} sites can train, {settings.min_sites} are needed (federation.min_sites): "
             f"{connected} nodes connected; ready: {', '.join(self.trainers()) or 'none'}"
+            + (f"; missing: {', '.join(self.missing())} (they took part before)" if self.missing() else "")
             + (f"; without training cases: {', '.join(empty)}" if empty else "")
             + "".join(f"; {', '.join(names)}: {reason}" for reason, names in by_reason.items())
             + f". Waited at most {settings.wait:g} s (federation.wait)."

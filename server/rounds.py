@@ -1,4 +1,4 @@
-"""The federation from the first hello to run.json: train a round, fold, checkpoint, evaluate, again; then test.
+"""The federation from the first hello to run.json: train a round, fold, validate, checkpoint, again; then test.
 
 Repeating a command goes on from the last checkpoint. What is drawn in a round is a function of (seed, round) and of names,
 so a round done twice, before and after a crash, gives the same weights; in metrics.jsonl its later events replace the earlier.
@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,21 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from server.aggregate import ALGORITHMS
-from server.exchange import carried_bytes, exchange, pack, request
+from server.best import best_round, stalled
+from server.contribution import Before, contributions
+from server.exchange import Unawaited, exchange, pack, request
+from server.fairness import fairness, interval, mean_dice, site_dice
 from server.progress import Progress
+from server.received import Received, clear
 from server.roster import Identity, Roster
 from server.summaries import check_summary, declared
+from server.turns import Turns, train_round
+from tmca_core.algorithms import ALGORITHMS
+from tmca_core.compression import COMPRESSIONS
 from tmca_core.config import Config
-from tmca_core.errors import FederationError, UpdateRejected
-from tmca_core.messages import (
-    ARRAYS,
-    EVALUATE,
-    METRICS,
-    PLACE,
-    SETTINGS,
-    TRAIN,
-    Update,
-    check_update,
-    source_digest,
-    spec_digest,
-    spec_of,
-    unpack_update,
-)
-from tmca_core.networks import build_network, frozen_digest, shared_state
+from tmca_core.errors import ConfigError, FederationError
+from tmca_core.messages import EVALUATE, METRICS, PLACE, source_digest, spec_digest, spec_of
+from tmca_core.networks import build_network, frozen_digest, roles, shared_state
 from tmca_core.run import Checkpoint, Run
 from tmca_core.training.scores import SiteSummary
 
@@ -58,142 +52,147 @@ class Federation:
     Attributes:
         weights: shared tensors, references into `network`, updated in place.
         average: exponential average of `weights` (`training.ema`), what is evaluated and kept; None where it is off.
+        keep_replies: good replies are on disk until their round's checkpoint is.
     """
 
-    def __init__(self, grid: Grid, config: Config, run: Run, on_event: OnEvent | None = None) -> None:
+    def __init__(self, grid: Grid, config: Config, run: Run, on_event: OnEvent | None = None, *, deployed: bool = False) -> None:
         self.grid, self.config, self.run, self.on_event = grid, config, run, on_event
         self.network = build_network(config)
         self.weights = shared_state(self.network)
         self.spec = spec_of(self.weights)
-        self.fold = ALGORITHMS[config.federation.algorithm](self.weights)
+        self.algorithm = ALGORITHMS[config.federation.algorithm]
+        self.fold = self.algorithm.fold(self.weights, config)
+        self.compression = COMPRESSIONS[config.federation.compression](config)
+        self.keep_replies = config.federation.keep_replies == "on" or (config.federation.keep_replies == "auto" and deployed)
         self.average: dict[str, Tensor] | None = None
         if config.training.ema:
             self.average = {name: tensor.clone() for name, tensor in self.weights.items()}
+        self._refuse_what_cannot_be()
         code = source_digest(Path(__file__).parents[1])
         identity = Identity(config.digest(), spec_digest(self.spec), frozen_digest(self.network), code)
-        self.roster = Roster(identity, config, lambda site, reason: self.fault("hello", site, reason))
+        self.roster = Roster(identity, config, lambda site, reason, kind: self.fault("hello", site, reason, kind))
+        self.unawaited = Unawaited(self._came_late)
         self.progress = Progress.new()
         self.round = 0
+        self._settle = 0.0
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     # --- the whole ------------------------------------------------------------------------------
     def start(self, settle: float) -> None:
         """Resume from the last checkpoint, or write that of round 0, and gather the sites.
 
+        Args:
+            settle: seconds without a new node after which no more are expected, at most `federation.wait`.
+
         Raises:
             FederationError: too few sites, or a checkpoint of another network.
+            WeightsError: the checkpoint is damaged, or of another version.
         """
+        self._settle = settle
         if last := self.run.last_checkpoint():
             self._restore(last)
-        self.roster.gather(self.grid, settle)
-        self.progress.describe(self.roster.hellos.values())
+            clear(self.run, self.round)
+        self._gather()
         if not last:
             self._checkpoint()
 
     def train(self) -> None:
-        """Rounds up to `federation.rounds`, each checkpointed."""
-        settings = self.config
-        for number in range(self.round + 1, settings.federation.rounds + 1):
+        """Rounds up to `federation.rounds`, or until the rule for stopping early ends them, each checkpointed.
+
+        Raises:
+            FederationError: too few sites, or too few usable updates.
+            StorageError: the disk is full or not writable.
+        """
+        try:
+            self._rounds()
+        finally:
+            self.settle()
+
+    def _rounds(self) -> None:
+        settings, history = self.config.federation, self.progress.history
+        while self.round < settings.rounds:
+            if stalled(history, settings.patience, settings.min_gain):
+                self.note(
+                    f"round {self.round}: {settings.patience} rounds without a gain above {settings.min_gain:g} Dice; training stops."
+                )
+                break
             begin = time.perf_counter()
-            self.round = number
-            self.roster.refresh(self.grid, settings.federation.wait)
-            self.progress.describe(self.roster.hellos.values())
-            completed, failed = self._train_round()
-            dice: float | None = None
-            if number % settings.evaluation.every == 0 or number == settings.federation.rounds:
-                dice = _mean_dice(self.evaluate("val"))
-            seconds = time.perf_counter() - begin
-            record = {"round": number, "dice_image": dice, "seconds": seconds, "completed": completed, "failed": failed}
-            self.progress.history.append(record)
-            self._checkpoint()
-            self.emit("round", **record)
+            self.round += 1
+            self._gather()
+            measured = bool(settings.contribution_every) and self.round % settings.contribution_every == 0
+            before = Before.of(self) if measured else None
+            received = Received(self.run, self.round) if self.keep_replies or before else None
+            turns = train_round(self, received)
+            self._average(round(turns.steps / len(turns.completed)))
+            found: dict[str, SiteSummary] = {}
+            if self.round % self.config.evaluation.every == 0 or self.round == settings.rounds:
+                found = self.evaluate("val")
+            if before and received:
+                self._contribution(contributions(self, before, received))
+            self._finish_round(turns, found, time.perf_counter() - begin)
+
+    def choose(self) -> None:
+        """Take up the weights of the best round where `federation.select` says so."""
+        best = best_round(self.progress.history)
+        if self.config.federation.select == "best" and best is not None and best != self.round:
+            self._take_up(self.run.checkpoint(best))
 
     def evaluate(self, split: str) -> dict[str, SiteSummary]:
         """Aggregates of every site that has cases in `split`; a site that fails is named and left out."""
         begin = time.perf_counter()
-        arrays = pack(self.average or self.weights)
-        holders = self.roster.holders(split)
-        settings: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
-        requests = {site: self._request(EVALUATE, site, arrays, settings, f"{self.round}-{split}") for site in holders}
-        found: dict[str, SiteSummary] = {}
-        targets = len(self.config.data.target_names)
-        for answer in exchange(self.grid, requests, poll=self.config.federation.poll, seconds=self.config.federation.deadline):
-            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}), targets)
-            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split), targets)
-            if reason:
-                self.fault(split, answer.site, reason)
-                continue
-            found[answer.site] = summary
-            loss = summary["loss_sum"] / summary["loss_cases"] if summary["loss_cases"] else None
-            event = "site_eval" if split == "val" else "site_test"
-            self.emit(event, round=self.round, site=answer.site, dice_image=summary["dice_image"], loss=loss, cases=int(summary["cases"]))
+        found = self.assess(self.average or self.weights, split, "site_eval" if split == "val" else "site_test")
         self.progress.add_seconds("evaluation", time.perf_counter() - begin)
         return found
 
-    # --- one round ------------------------------------------------------------------------------
-    def _train_round(self) -> tuple[list[str], dict[str, str]]:
-        """Train a cohort and fold; returns names of the sites whose update was folded, and the others' reasons.
-
-        Raises:
-            FederationError: fewer than `min_sites` usable updates; the weights are those of the round's start.
-        """
-        begin, settings = time.perf_counter(), self.config.federation
-        arrays = pack(self.weights)
-        fields: dict[str, str | int] = {"round": self.round, "run": self.progress.run}
-        cohort = self.roster.cohort(self.round)
-        requests = {site: self._request(TRAIN, site, arrays, fields, str(self.round)) for site in cohort}
-        down = carried_bytes(next(iter(requests.values())).content) if requests else 0
-        completed: dict[str, int] = {}
-        failed: dict[str, str] = {}
-        busy = folding = steps = 0.0
-        for answer in exchange(self.grid, requests, poll=settings.poll, seconds=settings.deadline):
-            folded = time.perf_counter()
-            try:
-                if answer.content is None:
-                    raise UpdateRejected(answer.failure)
-                update = self._checked(answer.site, answer.content)
-            except UpdateRejected as error:
-                failed[answer.site] = str(error)
-                self.fault("train", answer.site, str(error))
+    def assess(self, weights: Mapping[str, Tensor], split: str, event: str = "") -> dict[str, SiteSummary]:
+        """The sites' aggregates of any weights, each announced as an `event` where one is named."""
+        arrays, targets, settings = pack(weights), len(self.config.data.target_names), self.config.federation
+        fields: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
+        holders = self.roster.holders(split)
+        requests = {site: self.request(EVALUATE, site, arrays, fields, f"{self.round}-{split}") for site in holders}
+        found: dict[str, SiteSummary] = {}
+        answers = exchange(self.grid, requests, poll=settings.poll, seconds=settings.deadline, unawaited=self.unawaited, round=self.round)
+        for answer in answers:
+            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}), targets)
+            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split), targets)
+            if reason:
+                self.fault(split, answer.site, reason, answer.kind or "figures")
                 continue
-            self.fold.add(update)
-            folding += time.perf_counter() - folded
-            busy, steps = busy + update.metrics["seconds"], steps + update.metrics["steps"]
-            completed[answer.site] = update.weight
-            up = carried_bytes(answer.content)
-            self.progress.count(up, down)
-            self.emit(
-                "site_train",
-                round=self.round,
-                site=answer.site,
-                loss=update.metrics["loss"],
-                seconds=update.metrics["seconds"],
-                bytes_up=up,
-                bytes_down=down,
-            )
-        if not completed or len(completed) < settings.min_sites:
-            raise FederationError(self._too_few(len(completed), failed))
-        wall, start = time.perf_counter() - begin, time.perf_counter()
-        self.fold.finish(self.weights)
-        self._average(round(steps / len(completed)))
-        self.progress.add_seconds("training", busy)
-        self.progress.add_seconds("communication", max(0.0, wall - folding - busy))
-        self.progress.add_seconds("aggregation", folding + time.perf_counter() - start)
-        return sorted(completed), dict(sorted(failed.items()))
+            found[answer.site] = summary
+            if event:
+                loss = summary["loss_sum"] / summary["loss_cases"] if summary["loss_cases"] else None
+                dice, cases = summary["dice_image"], int(summary["cases"])
+                self.emit(event, round=self.round, site=answer.site, dice_image=dice, ci95=interval(summary), loss=loss, cases=cases)
+        return found
 
-    def _request(self, kind: str, site: str, arrays: ArrayRecord, settings: Mapping[str, str | int], group: str) -> Message:
+    def request(self, kind: str, site: str, arrays: ArrayRecord, settings: Mapping[str, str | int], group: str) -> Message:
+        """A message to a site that is there."""
         node, place = self.roster.nodes[site]
         return request(kind, node, arrays, {**settings, PLACE: place}, group)
 
-    def _checked(self, site: str, content: Any) -> Update:
-        arrays, metrics = content.array_records.get(ARRAYS), content.metric_records.get(METRICS)
-        if arrays is None or metrics is None:
-            raise UpdateRejected(f"the reply holds no '{ARRAYS if arrays is None else METRICS}'.")
-        update = unpack_update(arrays, content.config_records.get(SETTINGS, {}), metrics)
-        check_update(update, self.spec, self.round)
-        announced = self.roster.hellos[site].weight(self.config.federation.weighting)
-        if update.weight != announced:
-            raise UpdateRejected(f"its weight is {update.weight}, but it announced {announced}.")
-        return update
+    # --- one round ------------------------------------------------------------------------------
+    def _gather(self) -> None:
+        before = self.roster.missing()
+        self.roster.gather(self.grid, self._settle)
+        if (missing := self.roster.missing()) and missing != before:
+            self.note(f"round {self.round}: going on without {', '.join(missing)}, which took part before.")
+        self.progress.describe(self.roster.hellos.values())
+
+    def _finish_round(self, turns: Turns, found: Mapping[str, SiteSummary], seconds: float) -> None:
+        """The round's record and its checkpoint."""
+        record = {
+            "round": self.round,
+            "dice_image": mean_dice(found),
+            "seconds": seconds,
+            "completed": sorted(turns.completed),
+            "failed": dict(sorted(turns.failed.items())),
+            "surplus": sorted(turns.surplus),
+            **fairness(site_dice(found)),
+        }
+        self.progress.history.append(record)
+        self._checkpoint()
+        self.emit("round", **record)
 
     def _average(self, steps: int) -> None:
         """average ← D·average + (1−D)·weights with D = Π min(ema, s/(s+10)) over the round's mean local steps s.
@@ -209,13 +208,34 @@ class Federation:
         for name, tensor in self.average.items():
             tensor.lerp_(self.weights[name], 1 - decay)
 
-    def _too_few(self, good: int, failed: Mapping[str, str]) -> str:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(failed.items()))
-        return (
-            f"round {self.round}: {good} usable updates, {max(1, self.config.federation.min_sites)} are needed (federation.min_sites)"
-            f"{': ' + reasons if reasons else '; no site has training cases'}. Round {self.round - 1} is kept in {self.run.folder}; "
-            "put the sites right and repeat the command to go on from there."
-        )
+    def _contribution(self, gains: Mapping[str, float]) -> None:
+        for site, gain in gains.items():
+            self.progress.contribution.setdefault(site, []).append(gain)
+        self.emit("contribution", round=self.round, gains=dict(gains))
+
+    def _came_late(self, site: str, round: int, kind: str, seconds: float) -> None:
+        if kind == "late":
+            self.progress.late.setdefault(site, []).append(seconds)
+            log.warning("round %d: the answer of site '%s' came %.1f s too late and is discarded.", round, site, seconds)
+        self.emit("discarded", round=round, site=site, kind=kind, seconds=seconds)
+
+    def _refuse_what_cannot_be(self) -> None:
+        own = "personal" in roles(self.network).values() or self.algorithm.local(self.config).twin is not None
+        if self.config.federation.select == "best" and own:
+            raise ConfigError(
+                "federation.select=best takes the shared tensors of an earlier round, but sites keep their own tensors of the last two "
+                "rounds only: use select=last, or an algorithm without personal tensors."
+            )
+        if self.config.privacy.enabled:
+            from tmca_core.privacy.training import refuse_coupled
+
+            refuse_coupled(self.network, self.config)
+        if self.compression.sparse and not self.algorithm.sparse:
+            chosen = self.config.federation
+            raise ConfigError(
+                f"federation.algorithm={chosen.algorithm} compares the updates, and those of federation.compression={chosen.compression} "
+                "are zero nearly everywhere, each elsewhere: use int8 or int4, or another algorithm."
+            )
 
     # --- records --------------------------------------------------------------------------------
     def emit(self, event: str, **values: Any) -> None:
@@ -225,37 +245,64 @@ class Federation:
         if self.on_event:
             self.on_event({"event": event, **fields})
 
-    def fault(self, phase: str, site: str, reason: str) -> None:
-        """Name a site that lost its turn: in the log, in metrics.jsonl and in run.json."""
-        log.warning("round %d, %s: site '%s' loses its turn: %s", self.round, phase, site, reason)
-        fault = {"round": self.round, "site": site, "phase": phase, "reason": reason}
+    def note(self, text: str) -> None:
+        """Say something that is no fault of a site."""
+        log.warning(text)
+        self.emit("note", round=self.round, text=text)
+
+    def fault(self, phase: str, site: str, reason: str, kind: str) -> None:
+        """Name a site that lost its turn or whose answer was refused: in the log, in metrics.jsonl and in run.json."""
+        log.warning("round %d, %s: site '%s' (%s): %s", self.round, phase, site, kind, reason)
+        fault = {"round": self.round, "site": site, "phase": phase, "reason": reason, "kind": kind}
         self.progress.faults.append(fault)
         self.emit("fault", **fault)
 
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written: until then weights, average and the fold's state must stay as they are.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def _checkpoint(self) -> None:
+        """Have the round's state written while the next round's sites train; a crash meanwhile costs that round, no more."""
+        self.settle()
         state = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
         aside = {}
         if self.average is not None:
             aside = {f"global/{name}": tensor for name, tensor in self.weights.items()}
             state |= self.average
+        aside |= {f"fold/{name}": tensor for name, tensor in self.fold.state().items()}
         self.progress.tick()
         full = sum(tensor.nbytes for tensor in state.values())
         self.progress.full_state = full
         keep = 0 if full * self.config.federation.rounds <= KEEP_ALL_BYTES else 3
-        self.run.save_checkpoint(Checkpoint(self.round, state, self.progress.as_values(), aside), keep=keep)
+        spare = best_round(self.progress.history) if self.config.federation.select == "best" else None
+        self._writing = self._writer.submit(self._write, Checkpoint(self.round, state, self.progress.as_values(), aside), keep, spare)
+
+    def _write(self, checkpoint: Checkpoint, keep: int, spare: int | None) -> None:
+        """Only when it is on disk are the round's replies no longer needed."""
+        self.run.save_checkpoint(checkpoint, keep=keep, spare=spare)
+        clear(self.run, checkpoint.round)
 
     def _restore(self, last: Checkpoint) -> None:
-        if spec_of(last.weights) != spec_of(self.network.state_dict()):
-            raise FederationError(f"the checkpoint of round {last.round} in {self.run.folder} is of another network. Choose another --out.")
-        with torch.no_grad():
-            for name, tensor in self.weights.items():
-                tensor.copy_(last.training.get(f"global/{name}", last.weights[name]))
-                if self.average is not None:
-                    self.average[name].copy_(last.weights[name])
+        self._take_up(last)
+        self.fold.restore({name.removeprefix("fold/"): tensor for name, tensor in last.training.items() if name.startswith("fold/")})
         self.progress = Progress.from_values(last.state, resumed_from=last.round)
+        self.roster.known |= self.progress.sites.keys()
         self.round = last.round
 
-
-def _mean_dice(found: Mapping[str, SiteSummary]) -> float | None:
-    cases = sum(summary["cases"] for summary in found.values())
-    return sum(summary["dice_sum"] for summary in found.values()) / cases if cases else None
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        """The weights of a checkpoint, and their average."""
+        if spec_of(checkpoint.weights) != spec_of(self.network.state_dict()):
+            raise FederationError(
+                f"the checkpoint of round {checkpoint.round} in {self.run.folder} is of another network. Choose another --out."
+            )
+        with torch.no_grad():
+            for name, tensor in self.weights.items():
+                tensor.copy_(checkpoint.training.get(f"global/{name}", checkpoint.weights[name]))
+                if self.average is not None:
+                    self.average[name].copy_(checkpoint.weights[name])

@@ -21,12 +21,13 @@ def simulate(config: Config, out: Path, on_event: OnEvent | None = None) -> dict
         on_event: receives the events of metrics.jsonl as they happen; on Ray in another thread than the caller's.
 
     Raises:
-        ConfigError: `out` holds a run of another configuration, or the engine is not installed.
+        ConfigError: `out` holds a run of another configuration, the engine is not installed, or it cannot play the scenario.
         ManifestError: the manifest cannot be used.
         FederationError: too few sites gave usable updates; the last checkpoint is kept.
     """
     import client.app
     import server.app
+    from simulations.scenario import stage
     from tmca_core.cases.sites import site_names
 
     out = out.resolve()
@@ -34,7 +35,7 @@ def simulate(config: Config, out: Path, on_event: OnEvent | None = None) -> dict
     settings = config.with_values({"simulation.out": str(out)})
     nodes = len(site_names(settings))
     server_app = server.app.make_app(settings, out, on_event or _ignore)
-    client_app = client.app.make_app(settings)
+    client_app, weather = stage(settings, client.app.make_app(settings))
     if config.simulation.engine == "ray":
         from simulations.ray_engine import run_on_ray
 
@@ -42,7 +43,7 @@ def simulate(config: Config, out: Path, on_event: OnEvent | None = None) -> dict
     else:
         from simulations.inprocess import run_in_process
 
-        run_in_process(server_app, client_app, nodes)
+        run_in_process(server_app, client_app, nodes, weather)
     summary: dict[str, Any] = json.loads((out / "run.json").read_text())
     return summary
 

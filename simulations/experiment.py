@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from simulations.baselines import Baselines
 from simulations.engine import simulate
 from tmca_core.cases.sites import all_skips, load_sites
@@ -55,7 +57,7 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
     finally:
         if baselines:
             baselines.close()
-    _write_examples(config, run, sites)
+    _write_examples(config, run, sites, run.checkpoint(summary["tested_round"]).weights)
     summary["sites"] = [describe_site(site) for site in sites.values()]
     summary["skipped"] = len(skips)
     summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
@@ -76,13 +78,10 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
     return summary
 
 
-def _write_examples(config: Config, run: Run, sites: Mapping[str, Any]) -> None:
+def _write_examples(config: Config, run: Run, sites: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Pictures for the report: possible here because a simulation holds every site's images."""
-    last = run.last_checkpoint()
-    if last is None:
-        return
     network = build_network(config)
-    network.load_state_dict({**network.state_dict(), **last.weights})
+    network.load_state_dict({**network.state_dict(), **weights})
     device = resolve_device(config.training)
     network.to(device)
     pipeline = build_pipeline(network, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,22 @@ from flwr.supercore.task_identity import TaskIdentity
 _RUN, _SERVER, _TASK = 1, 1, 1
 
 
+class Weather:
+    """When answers arrive, and how often: fair weather is at once, and once."""
+
+    def delay(self, message: Message, context: Context, usual: float) -> float:
+        """Seconds that the answer to a message takes beyond the usual.
+
+        Args:
+            usual: mean seconds of an answer of its kind so far; 0 before the first.
+        """
+        return 0.0
+
+    def copies(self, message: Message, context: Context) -> int:
+        """How often the answer arrives."""
+        return 1
+
+
 class InProcessGrid(Grid):
     """Flower's Grid over a ClientApp in the same process.
 
@@ -23,12 +40,15 @@ class InProcessGrid(Grid):
     does not grow with the number of sites. Messages are handed over as they are; what a client raises becomes an error
     reply, as in Flower's own runtimes.
 
+    A late answer costs no waiting: the grid has a `clock` of its own, and where nothing is due `sleep` moves it on.
+
     Args:
         client_app: answers every message.
         nodes: number of nodes; node i + 1 has partition-id i.
+        weather: delays and copies of answers.
     """
 
-    def __init__(self, client_app: ClientApp, nodes: int) -> None:
+    def __init__(self, client_app: ClientApp, nodes: int, weather: Weather | None = None) -> None:
         # Message() asks for the identity of the task that makes it.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = _TASK, _RUN, _SERVER
         self._client_app = client_app
@@ -39,6 +59,19 @@ class InProcessGrid(Grid):
             for index in range(nodes)
         }
         self._pending: dict[str, Message] = {}
+        self._weather = weather or Weather()
+        self._due: dict[str, float] = {}
+        self._taken: dict[str, tuple[float, int]] = {}  # kind → seconds of all answers, and their number
+        self._skipped = 0.0
+
+    def clock(self) -> float:
+        """Seconds, simulated waiting included; only differences have a meaning."""
+        return time.monotonic() + self._skipped
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing happens in this process meanwhile: go to where the next answer is due, at least `seconds` on."""
+        ahead = min((self._due[identity] for identity in self._pending), default=0.0) - self.clock()
+        self._skipped += max(seconds, ahead)
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -63,20 +96,39 @@ class InProcessGrid(Grid):
         for message in messages:
             identity = uuid.uuid4().hex
             message.metadata.__dict__["_message_id"] = identity
+            seconds, count = self._taken.get(message.metadata.message_type, (0.0, 0))
+            late = self._weather.delay(message, self._contexts[message.metadata.dst_node_id], seconds / max(1, count))
+            self._due[identity] = self.clock() + late
             self._pending[identity] = message
             identities.append(identity)
         return identities
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Answer the first of the messages that is still pending."""
+        """Answer the first of the messages that is still pending and due."""
+        now = self.clock()
         for identity in message_ids:
-            if identity in self._pending:
-                return [self._answer(self._pending.pop(identity))]
+            if identity in self._pending and self._due[identity] <= now:
+                return self._replies(identity)
         return []
+
+    def withdraw(self, message_ids: Iterable[str]) -> None:
+        """Forget messages that nobody waits for any more."""
+        for identity in message_ids:
+            self._pending.pop(identity, None)
+            self._due.pop(identity, None)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Answer all messages; `timeout` is not needed, nothing is waited for."""
-        return [self._answer(self._pending.pop(identity)) for identity in self.push_messages(messages)]
+        return [reply for identity in self.push_messages(messages) for reply in self._replies(identity)]
+
+    def _replies(self, identity: str) -> list[Message]:
+        message = self._pending.pop(identity)
+        del self._due[identity]
+        start, kind = time.monotonic(), message.metadata.message_type
+        reply = self._answer(message)
+        seconds, count = self._taken.get(kind, (0.0, 0))
+        self._taken[kind] = seconds + time.monotonic() - start, count + 1
+        return [reply] * self._weather.copies(message, self._contexts[message.metadata.dst_node_id])
 
     def _answer(self, message: Message) -> Message:
         try:
@@ -88,7 +140,7 @@ class InProcessGrid(Grid):
         return reply
 
 
-def run_in_process(server_app: ServerApp, client_app: ClientApp, nodes: int) -> None:
+def run_in_process(server_app: ServerApp, client_app: ClientApp, nodes: int, weather: Weather | None = None) -> None:
     """Run a ServerApp over `nodes` in-process nodes; what it raises is raised."""
-    grid = InProcessGrid(client_app, nodes)
+    grid = InProcessGrid(client_app, nodes, weather)
     server_app(grid, Context(_RUN, _SERVER, {}, RecordDict(), {}))

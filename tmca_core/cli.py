@@ -29,7 +29,7 @@ class LazyCommands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order users meet them, later additions at the end."""
-        order = ["demo", "simulate", "train", "evaluate", "predict", "data", "report", "bench", "doctor"]
+        order = ["demo", "simulate", "sweep", "train", "evaluate", "predict", "data", "report", "bench", "doctor"]
         return sorted(self._points(), key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

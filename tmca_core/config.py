@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -88,6 +89,7 @@ class NetworkSettings(Section):
     freeze_image_encoder: bool = Field(False, description="Keep the image encoder's weights as loaded; they never leave.")
     allow_download: bool = Field(False, description="A Hugging Face id may be fetched from its hub.")
     width: int = Field(64, ge=16, le=1024, multiple_of=8, description="Channels of the decoder at its coarsest level.")
+    unet_channels: str = Field("", description="Channels of unet's levels, comma-separated, e.g. 8,16,32; empty: five levels by width.")
     heads: int = Field(4, ge=1, le=16, description="Attention heads.")
     phrases: str = Field(
         "locational,descriptive,diagnostic", description="Kinds of phrase that are read; the others are taken out of reports."
@@ -98,6 +100,20 @@ class NetworkSettings(Section):
     def phrase_kinds(self) -> frozenset[str]:
         """The kinds of phrase that are read."""
         return frozenset(kind.strip() for kind in self.phrases.split(",") if kind.strip())
+
+    @property
+    def unet_levels(self) -> tuple[int, ...]:
+        """Channels of unet's levels, finest first."""
+        base = self.width // 4
+        given = tuple(int(part) for part in self.unet_channels.split(",") if self.unet_channels)
+        return given or (base, 2 * base, 4 * base, 4 * base, 8 * base)
+
+    @model_validator(mode="after")
+    def _levels_are_widths(self) -> NetworkSettings:
+        parts = self.unet_channels.split(",") if self.unet_channels else ["1", "1"]
+        if not 2 <= len(parts) <= 6 or not all(part.strip().isdecimal() and int(part) for part in parts):
+            raise ValueError(f"network.unet_channels takes two to six numbers above 0, e.g. 8,16,32; got '{self.unet_channels}'")
+        return self
 
     @model_validator(mode="after")
     def _phrases_are_known(self) -> NetworkSettings:
@@ -124,7 +140,7 @@ class TmcaSettings(Section):
     enhancement: bool = Field(True, description="Enhancement of decoder maps where the aligned report points.")
     align_width: int = Field(64, ge=8, le=1024, description="Channels of the aligned space.")
     temperature: float = Field(0.1, gt=0, description="Of the contrast and of the words' attention.")
-    weight: float = Field(0.1, ge=0, description="Weight of alignment and enhancement in the loss, after the warm-up.")
+    weight: float = Field(0.3, ge=0, description="Weight of alignment and enhancement in the loss, after the warm-up.")
 
 
 class SsaSettings(Section):
@@ -150,7 +166,8 @@ class TrainingSettings(Section):
     steps: int = Field(0, ge=0, description="Optimiser steps a round; 0: `epochs` decides.")
     batch_size: int = Field(4, ge=1, description="Cases a step.")
     loss: str = Field("dice-ce", description="dice-ce.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: without momentum.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of the optimiser.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, matrices only.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Over all rounds, after the warm-up.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps with a linearly rising rate.")
@@ -180,6 +197,7 @@ class EvaluationSettings(Section):
     batch_size: int = Field(16, ge=1, description="Cases a forward pass.")
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which a pixel is lesion.")
     bootstrap: int = Field(1000, ge=0, description="Resamplings of patients for the 95 % intervals; 0: none.")
+    bootstrap_rounds: int = Field(200, ge=0, description="The same for every validation of a federation; 0: none.")
     examples: int = Field(6, ge=0, le=24, description="Cases drawn in the report.")
     published: Literal["", "qata-cov19", "mosmed-plus", "kvasir-seg", "cvc-clinicdb"] = Field(
         "", description="Data set whose published figures the report puts beside the run's; empty: none."
@@ -189,15 +207,63 @@ class EvaluationSettings(Section):
 class FederationSettings(Section):
     """The round loop."""
 
-    algorithm: str = Field("fedavg", description="fedavg.")
+    algorithm: str = Field("fedavg", description="How updates become a model, and what of it stays at a site: docs/algorithms.md.")
     rounds: int = Field(15, ge=1, description="Rounds; the centralised baselines get the same number of passes.")
     cohort: int = Field(0, ge=0, description="Sites sampled a round; 0: all.")
     min_sites: int = Field(1, ge=1, description="Fewest good replies for a round to count.")
     weighting: Literal["cases", "patients", "uniform"] = Field("cases", description="Weight of a site in the mean.")
     keep_optimizer: bool = Field(True, description="A site keeps its optimiser state between rounds, on its own disk.")
     deadline: float = Field(0.0, ge=0, description="Seconds a round may take before the missing sites lose their turn; 0: none.")
-    wait: float = Field(600.0, ge=0, description="Seconds to wait for `min_sites` to appear at the start.")
+    wait: float = Field(600.0, ge=0, description="Seconds to wait, before any round, for `min_sites` to be there.")
     poll: float = Field(0.2, gt=0, le=10, description="Seconds between looks for replies.")
+    server_learning_rate: float = Field(0.0, ge=0, description="Step along the aggregated update; 0: the algorithm's own.")
+    server_momentum: float = Field(0.9, ge=0, lt=1, description="Of fedavgm; first moment of fedadam, fedyogi and fedadagrad.")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment of fedadam and fedyogi.")
+    tau: float = Field(1e-3, gt=0, description="Adaptivity of fedadam, fedyogi and fedadagrad: added to the root of the second moment.")
+    prox_mu: float = Field(0.01, ge=0, description="Of fedprox: strength of the pull to the round's start.")
+    ditto_lambda: float = Field(0.1, ge=0, description="Of ditto: strength of the pull of a site's own model to the shared one.")
+    personal: Literal["norms", "decoder", "text", "head"] = Field("head", description="Part that stays at the site in fedper and fedrep.")
+    personal_share: float = Field(0.5, gt=0, lt=1, description="Of fedrep: share of a round's steps that train the personal part, first.")
+    norm_bound: float = Field(10.0, gt=0, description="Of norm-bound: largest L2 norm of an update over all shared tensors.")
+    trim: float = Field(0.2, ge=0, lt=0.5, description="Of trimmed-mean: share of the updates cut off at each end of every coordinate.")
+    byzantine: int = Field(1, ge=0, description="Of krum and multi-krum: hostile sites that a round may hold.")
+    spill: bool = Field(False, description="Robust algorithms keep a round's replies in a temporary file (TMPDIR), not in memory.")
+    oversample: float = Field(0.0, ge=0, le=10, description="Share of sites asked beyond `cohort`; the first good replies count.")
+    compression: str = Field("none", description="Of updates on their way up: none, bf16, int8, int4 or topk, with error feedback.")
+    compression_share: float = Field(0.01, gt=0, le=1, description="Share of every tensor's values that topk sends.")
+    keep_replies: Literal["auto", "on", "off"] = Field(
+        "auto", description="Good replies are written to disk until their round is; auto: in a deployment, where asking again is dear."
+    )
+    max_norm_ratio: float = Field(
+        30.0, ge=0, description="Largest norm of an update, in medians of the last accepted, per square root of local steps; 0: any."
+    )
+    patience: int = Field(0, ge=0, description="Rounds without a gain in mean validation Dice after which training stops; 0: never.")
+    min_gain: float = Field(0.0, ge=0, lt=1, description="Dice by which a round must beat the best to count as a gain.")
+    select: Literal["last", "best"] = Field("last", description="The round whose model is tested, by mean validation Dice for `best`.")
+    contribution_every: int = Field(0, ge=0, description="Rounds between leave-one-out contributions of sites; 0: none.")
+
+
+class PrivacySettings(Section):
+    """Differential privacy of every patient, by noise that each hospital adds; a hospital's own policy may refuse these."""
+
+    enabled: bool = Field(False, description="Updates leave a site only clipped and noised.")
+    noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False, description="σ, noise over clip; 0: least that keeps target_epsilon.")
+    clip: float = Field(1.0, gt=0, allow_inf_nan=False, description="C, largest norm of a patient's gradient.")
+    sample_rate: float = Field(
+        0.0, ge=0, le=1, description="Probability of a patient's taking part in a step; 0: training.batch_size over the site's patients."
+    )
+    target_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest ε of the run, add/remove; 0: as the noise gives.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ that goes with ε; below one over the number of patients.")
+
+    engine: Literal["vmap", "loop"] = Field("vmap", description="How gradients of single cases are computed: all at once, or one by one.")
+    chunk: int = Field(8, ge=1, description="Cases whose gradients are held at once; memory grows with it, results do not change.")
+    views: int = Field(1, ge=1, le=64, description="Augmented views of every drawn case, averaged in its patient's gradient.")
+
+    @model_validator(mode="after")
+    def _noise_is_said(self) -> PrivacySettings:
+        if self.enabled and not (self.noise_multiplier or self.target_epsilon):
+            raise ValueError("privacy.enabled needs privacy.noise_multiplier or privacy.target_epsilon above 0: no noise, no finite ε")
+        return self
 
 
 class SimulationSettings(Section):
@@ -207,6 +273,28 @@ class SimulationSettings(Section):
     baselines: bool = Field(True, description="Also train pooled and local-only, for comparison.")
     workers: int = Field(2, ge=1, description="Processes: 1 runs baselines after the federation, more run them beside it.")
     out: str = Field("", description="The run's folder; empty: runs/<time>.")
+    resident_sites: int = Field(200, ge=1, description="Phantom sites whose data stay in memory; the others are generated anew for a turn.")
+
+
+class ScenarioSettings(Section):
+    """What goes wrong in a simulation, done from outside of server and sites; a deployment knows nothing of it."""
+
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability that a site does not answer in a round.")
+    stragglers: float = Field(0.0, ge=0, le=1, description="Share of the sites that are slow.")
+    slowness: float = Field(1.0, ge=1, description="Factor on a straggler's training time.")
+    delay: float = Field(0.0, ge=0, description="Seconds that a straggler's reply is late besides.")
+    poison: Literal[
+        "", "nan", "inf", "huge", "sign-flip", "model-replacement", "label-flip", "swap-reports", "replay", "wrong-shape", "wrong-dtype",
+        "missing-tensor", "extra-tensor", "duplicate", "raise",
+    ] = Field("", description="What poisoned sites do (docs/simulations.md); empty: there are none.")  # fmt: skip
+    poison_share: float = Field(0.2, ge=0, lt=1, description="Share of the sites that are poisoned, drawn by the seed; rounded up.")
+    poison_sites: str = Field("", description="Names of the poisoned sites, comma-separated, in the place of a share.")
+    poison_round: int = Field(1, ge=1, description="First round in which updates are spoilt; data are poisoned from the start.")
+
+    @property
+    def poison_names(self) -> tuple[str, ...]:
+        """The sites that are poisoned by name."""
+        return tuple(name.strip() for name in self.poison_sites.split(",") if name.strip())
 
 
 class Config(Section):
@@ -223,7 +311,9 @@ class Config(Section):
     augmentation: AugmentationSettings = AugmentationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
+    privacy: PrivacySettings = PrivacySettings()
     simulation: SimulationSettings = SimulationSettings()
+    scenario: ScenarioSettings = ScenarioSettings()
 
     def flat(self) -> dict[str, Scalar]:
         """Dotted keys to scalars, as Flower's run-config carries them: `{"data.image_size": 128, …}`."""
@@ -313,6 +403,8 @@ def _scalar(text: str) -> Scalar:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return text  # "nan" and "inf" are names, not numbers that a setting could have
     return value if isinstance(value, (bool, int, float, str)) else text
 
 

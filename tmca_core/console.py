@@ -48,7 +48,7 @@ class RoundTable:
         """Take one event of metrics.jsonl (or {"event": "note", "text": …})."""
         kind = event["event"]
         if kind == "site_train":
-            self.current["loss"].append(event["loss"])
+            self.current["loss"] += [event["loss"]] if event["loss"] is not None else []
             self.current["bytes"] += event.get("bytes_up", 0) + event.get("bytes_down", 0)
         elif kind == "site_eval":
             self.current["dice"][event["site"]] = event["dice_image"]

@@ -54,7 +54,19 @@ class WeightsError(TmcaError):
 
 
 class UpdateRejected(TmcaError):
-    """A site's reply cannot be folded: wrong names, shapes, dtypes, non-finite values or weight."""
+    """A site's reply cannot be folded: wrong names, shapes, dtypes, non-finite values, norm or weight.
+
+    Attributes:
+        kind: one word for counting: payload, names, shape, dtype, not-finite, weight, metrics, replay or norm.
+    """
+
+    def __init__(self, message: str, kind: str = "payload") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class StorageError(TmcaError):
+    """A file of the run cannot be written: the disk is full, or the folder is not writable."""
 
 
 class FederationError(TmcaError):
@@ -65,3 +77,15 @@ class PolicyRefusal(TmcaError):
     """A site's policy forbids what was asked for."""
 
     exit_code = 3
+
+
+class PrivacyError(PolicyRefusal):
+    """A guarantee would not hold: what was measured does not keep the bound that the accounting rests on."""
+
+
+class BudgetExhausted(PolicyRefusal):
+    """What is asked for would spend more privacy than the hospital's budget has left."""
+
+
+class LedgerError(PolicyRefusal):
+    """The privacy ledger is missing, damaged, rolled back, busy or not writable; nothing may be released."""

@@ -3,9 +3,11 @@
 | message | the server sends | the site answers |
 |---|---|---|
 | `query` | nothing | `Hello`: who it is, what it has, whether code, configuration and frozen weights are the server's |
-| `train` | shared tensors; `round`, `run` | shared tensors as differences from the round's start; `round`, `weight`; `TRAIN_METRICS` |
+| `train` | shared tensors, extras; `round`, `run`, `counted` | the shared tensors' changes, extras; `round`, `weight`; `TRAIN_METRICS` |
 | `evaluate` | shared tensors; `round`, `split` | a site's aggregates (`tmca_core.training.scores.site_summary`), `split` |
 
+Extras are what the algorithm sends beside the weights (SCAFFOLD's variates; names begin with "extra/"), mostly nothing.
+`counted` is the last round that this site's update went into (0: none): what the site kept in a later turn the server knows nothing of.
 Frozen tensors never travel (their digest is compared in `Hello`), personal ones never either. Nothing else leaves a site.
 """
 
@@ -30,11 +32,15 @@ ARRAYS, METRICS, SETTINGS = "arrays", "metrics", "settings"
 # A node may serve several sites: how many, and which of them a message is for.
 PLACES, PLACE = "places", "place"
 TRAIN_METRICS = ("loss", "steps", "cases", "seconds")
+PUBLIC_METRICS = ("steps",)
+"""Of `TRAIN_METRICS`, what no patient has a part in: loss, cases drawn and time taken are of who was drawn, and no noise covers them."""
 RAW = "tmca.raw"
 
 Spec = dict[str, tuple[tuple[int, ...], str]]
 
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)}
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int8, torch.uint8)
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*_FLOATS, *_INTEGERS)}
 
 
 # --- tensors on the wire ----------------------------------------------------------------------------
@@ -206,7 +212,7 @@ class Update:
     Attributes:
         tensors: shared tensor name → weights after local training minus weights at the round's start.
         weight: the site's public weight in the mean.
-        metrics: `TRAIN_METRICS`.
+        metrics: `train_metrics`.
         round: 1-based.
     """
 
@@ -216,47 +222,71 @@ class Update:
     round: int
 
 
-def unpack_update(arrays: Mapping[str, SerialisedArray], settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> Update:
-    """An update from a reply's records.
+def train_metrics(private: bool) -> tuple[str, ...]:
+    """Names of the metrics that go with an update."""
+    return PUBLIC_METRICS if private else TRAIN_METRICS
+
+
+def unpack_update(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metrics: Mapping[str, Any], private: bool = False) -> Update:
+    """An update from a reply's tensors and records; of a private run with `train_metrics` as only metrics.
 
     Raises:
-        UpdateRejected: a field or a tensor cannot be read.
+        UpdateRejected: a field cannot be read.
     """
     for key in ("round", "weight"):
         if not isinstance(settings.get(key), int) or isinstance(settings[key], bool):
-            raise UpdateRejected(f"'{key}' is {settings.get(key)!r}, expected an integer.")
-    wrong = [name for name in TRAIN_METRICS if isinstance(metrics.get(name), bool) or not isinstance(metrics.get(name), (int, float))]
+            raise UpdateRejected(f"'{key}' is {settings.get(key)!r}, expected an integer.", "replay" if key == "round" else "weight")
+    names = train_metrics(private)
+    wrong = [name for name in names if isinstance(metrics.get(name), bool) or not isinstance(metrics.get(name), (int, float))]
     if wrong:
-        raise UpdateRejected(f"metric '{wrong[0]}' is {metrics.get(wrong[0])!r}, expected a number.")
-    tensors = {name: to_tensor(name, array) for name, array in arrays.items()}
-    return Update(tensors, settings["weight"], {name: float(metrics[name]) for name in TRAIN_METRICS}, settings["round"])
+        raise UpdateRejected(f"metric '{wrong[0]}' is {metrics.get(wrong[0])!r}, expected a number.", "metrics")
+    return Update(dict(tensors), settings["weight"], {name: float(metrics[name]) for name in names}, settings["round"])
 
 
-def check_update(update: Update, spec: Spec, round: int) -> None:
-    """Refuse what must not be folded; NaN and infinity are found by one float64 sum a tensor.
+def norm_of(tensor: Tensor) -> float:
+    """2-norm; not finite where a value is not, and where the sum of squares overflows float64 (never of float32 values).
+
+    In float32 first: that is one pass at the speed of memory (1.5 ms for 10 M values), 25 times faster than float64.
+    """
+    if not tensor.is_floating_point():
+        return float(torch.linalg.vector_norm(tensor.double()))
+    value = float(torch.linalg.vector_norm(tensor))
+    return value if math.isfinite(value) else float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return math.isfinite(norm_of(tensor)) or bool(torch.isfinite(tensor).all())
+
+
+def check_update(update: Update, spec: Spec, round: int) -> float:
+    """Refuse what must not be folded; returns the 2-norm over all its tensors.
 
     Raises:
         UpdateRejected: naming the tensor and the reason.
     """
     if update.round != round:
-        raise UpdateRejected(f"it is of round {update.round}, expected round {round}.")
+        raise UpdateRejected(f"it is of round {update.round}, expected round {round}.", "replay")
     if update.weight <= 0:
-        raise UpdateRejected(f"its weight is {update.weight}; it must be above 0.")
+        raise UpdateRejected(f"its weight is {update.weight}; it must be above 0.", "weight")
     for missing in spec.keys() - update.tensors.keys():
-        raise UpdateRejected(f"tensor '{missing}' is missing.")
+        raise UpdateRejected(f"tensor '{missing}' is missing.", "names")
     for extra in update.tensors.keys() - spec.keys():
-        raise UpdateRejected(f"tensor '{extra}' is not one of the shared tensors.")
+        raise UpdateRejected(f"tensor '{extra}' is not one of the shared tensors.", "names")
+    squares = 0.0
     for name, tensor in update.tensors.items():
         shape, dtype = spec[name]
         if tuple(tensor.shape) != shape:
-            raise UpdateRejected(f"tensor '{name}' has shape {tuple(tensor.shape)}, expected {shape}.")
+            raise UpdateRejected(f"tensor '{name}' has shape {tuple(tensor.shape)}, expected {shape}.", "shape")
         if _name(tensor) != dtype:
-            raise UpdateRejected(f"tensor '{name}' is {_name(tensor)}, expected {dtype}.")
-        # float32 values cannot overflow a float64 sum, and no finite value can hide a NaN or an infinity in it.
-        if not math.isfinite(tensor.sum(dtype=torch.float64)) and not torch.isfinite(tensor).all():
-            raise UpdateRejected(f"tensor '{name}' holds NaN or infinite values.")
+            raise UpdateRejected(f"tensor '{name}' is {_name(tensor)}, expected {dtype}.", "dtype")
+        norm = norm_of(tensor)
+        if not math.isfinite(norm) and not torch.isfinite(tensor).all():
+            raise UpdateRejected(f"tensor '{name}' holds NaN or infinite values.", "not-finite")
+        squares += norm * norm
     for name, value in update.metrics.items():
         if not math.isfinite(value):
-            raise UpdateRejected(f"metric '{name}' is {value}.")
+            raise UpdateRejected(f"metric '{name}' is {value}.", "metrics")
         if value < 0 and name != "loss":
-            raise UpdateRejected(f"metric '{name}' is {value:g}; it must be 0 or above.")
+            raise UpdateRejected(f"metric '{name}' is {value:g}; it must be 0 or above.", "metrics")
+    return math.sqrt(squares)

@@ -1,4 +1,4 @@
-"""The one registry pattern: a name, a factory, and an error that lists what exists."""
+"""The one registry pattern: a name, an entry (mostly a factory), and an error that lists what exists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from tmca_core.errors import ConfigError
 
-F = TypeVar("F", bound=Callable[..., object])
+F = TypeVar("F")
 
 
 class Registry(Generic[F]):

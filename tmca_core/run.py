@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tmca_core import config as configuration
 from tmca_core.config import Config
-from tmca_core.errors import ConfigError, WeightsError
+from tmca_core.errors import ConfigError, StorageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # the ledger writes through this module, and needs no torch
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -85,8 +86,28 @@ class Run:
         elif folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no run (no config.toml). Choose another --out.")
         else:
-            write_atomically(run.config_path, config.to_toml())
+            with run.writing(run.config_path):
+                write_atomically(run.config_path, config.to_toml())
         return run
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Around whatever writes below the folder: a full or unwritable disk becomes one clear error.
+
+        Raises:
+            StorageError: saying what is kept and how to go on.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            kept = self.checkpoints()
+            raise StorageError(
+                f"cannot write {path}: {error}. "
+                + (f"{kept[-1].name} is kept whole in {kept[-1].parent}" if kept else "No round is kept yet")
+                + "; make room, or make the folder writable, and repeat the command to go on from there."
+            ) from None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -95,8 +116,10 @@ class Run:
         Raises:
             ConfigError: another process is at work here.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        with self.writing(self.folder / ".lock"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -116,7 +139,7 @@ class Run:
     def log(self, event: str, **fields: Any) -> None:
         """Append one event. A torn last line of an interrupted run is ended first, and later ignored."""
         path = self.folder / "metrics.jsonl"
-        with path.open("ab+") as file:
+        with self.writing(path), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -140,7 +163,8 @@ class Run:
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Write a JSON document atomically; NaN is refused (use None)."""
         path = self.folder / name
-        write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        with self.writing(path):
+            write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
         return path
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -162,30 +186,31 @@ class Run:
             self.write_json(name, value)
 
     # --- checkpoints ----------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "", keep: int = 0) -> Path:
+    def save_checkpoint(self, checkpoint: Checkpoint, arm: str = "", keep: int = 0, spare: int | None = None) -> Path:
         """Write `checkpoints/[arm/]round-NNN/{model.safetensors,state.json}`: the folder appears whole.
 
-        With `keep` above 0 only that many of the newest rounds stay.
-        """
-        from safetensors.torch import save_file
+        With `keep` above 0 only that many of the newest rounds stay, and round `spare`.
 
+        Raises:
+            StorageError: the disk is full or not writable; the checkpoints that were there are still there.
+        """
         root = self.folder / "checkpoints" / arm
         final = root / f"round-{checkpoint.round:03d}"
         tmp = root / f".round-{checkpoint.round:03d}.{os.getpid()}.tmp"
-        shutil.rmtree(tmp, ignore_errors=True)
-        tmp.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in checkpoint.weights.items()}, str(tmp / "model.safetensors"))
-        if checkpoint.training:
-            save_file(checkpoint.training, str(tmp / "training.safetensors"))
-        (tmp / "state.json").write_text(json.dumps({"round": checkpoint.round, **checkpoint.state}, allow_nan=False))
-        for file in tmp.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        tmp.replace(final)
-        sync_folder(root)
+        with self.writing(final):
+            try:
+                _write_checkpoint(checkpoint, tmp)
+            except Exception:
+                shutil.rmtree(tmp, ignore_errors=True)
+                raise
+            shutil.rmtree(final, ignore_errors=True)
+            tmp.replace(final)
+            sync_folder(root)
+        for torn in root.glob(".round-*.tmp"):  # of attempts that were killed
+            shutil.rmtree(torn, ignore_errors=True)
         for old in self.checkpoints(arm)[:-keep] if keep else []:
-            shutil.rmtree(old)
+            if spare is None or old.name != f"round-{spare:03d}":
+                shutil.rmtree(old)
         return final
 
     def checkpoints(self, arm: str = "") -> list[Path]:
@@ -194,10 +219,32 @@ class Run:
         rounds = [(int(m[1]), p) for p in root.glob("round-*") if (m := re.fullmatch(r"round-(\d+)", p.name))]
         return [path for _, path in sorted(rounds)]
 
+    def checkpoint(self, round: int) -> Checkpoint:
+        """The checkpoint of a round.
+
+        Raises:
+            WeightsError: it is missing or damaged.
+        """
+        return load_checkpoint(self.folder / "checkpoints" / f"round-{round:03d}")
+
     def last_checkpoint(self, arm: str = "") -> Checkpoint | None:
         """The newest complete checkpoint, or None."""
         folders = self.checkpoints(arm)
         return load_checkpoint(folders[-1]) if folders else None
+
+
+def _write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in checkpoint.weights.items()}, str(folder / "model.safetensors"))
+    if checkpoint.training:
+        save_file(checkpoint.training, str(folder / "training.safetensors"))
+    (folder / "state.json").write_text(json.dumps({"round": checkpoint.round, **checkpoint.state}, allow_nan=False))
+    for file in folder.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -17,6 +17,7 @@ import torch
 import typer
 from torch import nn
 
+from simulations.bench.fresh import resident
 from simulations.bench.interface import BENCHMARKS, Measurement, Repeats
 from simulations.bench.reference import TOKENS, Reference, write_bert
 from tmca_core.config import Config, parse
@@ -256,15 +257,6 @@ def _peak(settings: Mapping[str, Any], name: str) -> dict[str, float]:
         subject.train()
     peak = resident("VmHWM")
     return {"peak_rss_mb": peak, "peak_above_imports_mb": peak - imports}
-
-
-def resident(field: str) -> float:
-    """Memory of this process now (VmRSS) or at its highest (VmHWM), MB of 10⁶ bytes.
-
-    getrusage's figure begins with that of the process that started this one, so it cannot be used in a child.
-    """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    return int(status[field].split()[0]) * 1024 / 1e6
 
 
 def _table(names: list[str], figures: Mapping[str, float], ratios: Mapping[str, float]) -> str:

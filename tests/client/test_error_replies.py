@@ -98,14 +98,15 @@ def test_the_traceback_is_in_the_log_for_those_who_ask(monkeypatch: pytest.Monke
 
 
 def test_where_the_code_lies_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from client.workspace import code_root
+    from client.workspace import code_digest, code_root
 
     code_root.cache_clear()
+    code_digest.cache_clear()
     monkeypatch.setattr("client.workspace.__file__", "/home/jane/other/client/workspace.py")
     try:
         with pytest.raises(FederationError) as raised:
-            code_root()
+            code_digest()
     finally:
         code_root.cache_clear()
     assert "/" not in str(raised.value)
-    assert site.code_root is code_root
+    assert site.code_digest is code_digest

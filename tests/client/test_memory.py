@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client.memory import Memory
-from tmca_core.errors import PolicyRefusal, WeightsError
+from tmca_core.errors import FederationError, PolicyRefusal, WeightsError
 from tmca_core.training.state import TrainState
 
 
@@ -19,35 +19,45 @@ def state(step: int) -> TrainState:
 def test_a_round_starts_from_the_newest_before_it(tmp_path: Path) -> None:
     memory = Memory.of(tmp_path, "a", "0f")
     assert memory.load(before=1) == (None, {})
-    memory.save(1, state(5), {"norm": torch.tensor([1.5])})
-    memory.save(4, state(9), {"norm": torch.tensor([2.5])})
-    loaded, personal = memory.load(before=5)
+    memory.save(1, state(5), {"personal": {"norm": torch.tensor([1.5])}})
+    memory.save(4, state(9), {"personal": {"norm": torch.tensor([2.5])}})
+    loaded, groups = memory.load(before=5)
     assert loaded is not None
     assert loaded.step == 9
     assert torch.equal(loaded.moments["w"][0], torch.tensor([9.0, 9.0]))
-    assert personal["norm"].item() == 2.5
+    assert groups["personal"]["norm"].item() == 2.5
     # Round 4 is repeated after a crash: its own file is there already and must not count.
-    again, personal = memory.load(before=4)
+    again, groups = memory.load(before=4)
     assert again is not None
     assert again.step == 5
-    assert personal["norm"].item() == 1.5
+    assert groups["personal"]["norm"].item() == 1.5
 
 
-def test_two_files_stay_and_later_ones_of_an_interrupted_attempt_go(tmp_path: Path) -> None:
+def test_three_files_stay_and_later_ones_of_an_interrupted_attempt_go(tmp_path: Path) -> None:
     memory = Memory.of(tmp_path, "a", "0f")
     for number in (1, 2, 3, 7):
         memory.save(number, state(number), {})
-    assert sorted(path.name for path in memory.folder.iterdir()) == ["round-003.safetensors", "round-007.safetensors"]
+    assert sorted(path.name for path in memory.folder.iterdir()) == [
+        "round-002.safetensors",
+        "round-003.safetensors",
+        "round-007.safetensors",
+    ]
     memory.save(4, state(4), {})
-    assert sorted(path.name for path in memory.folder.iterdir()) == ["round-003.safetensors", "round-004.safetensors"]
+    assert sorted(path.name for path in memory.folder.iterdir()) == [
+        "round-002.safetensors",
+        "round-003.safetensors",
+        "round-004.safetensors",
+    ]
 
 
-def test_personal_tensors_without_an_optimiser_state(tmp_path: Path) -> None:
+def test_groups_of_tensors_without_an_optimiser_state(tmp_path: Path) -> None:
     memory = Memory.of(tmp_path, "a", "0f")
-    memory.save(1, None, {"norm": torch.ones(1)})
-    loaded, personal = memory.load(before=2)
+    groups = {"personal": {"norm.weight": torch.ones(1)}, "kept": {"a/b": torch.zeros(2, 3)}, "residual": {}}
+    memory.save(1, None, groups)
+    loaded, found = memory.load(before=2)
     assert loaded is None
-    assert list(personal) == ["norm"]
+    assert {group: list(members) for group, members in found.items()} == {"personal": ["norm.weight"], "kept": ["a/b"]}
+    assert torch.equal(found["kept"]["a/b"], groups["kept"]["a/b"])
 
 
 def test_runs_and_sites_do_not_mix(tmp_path: Path) -> None:
@@ -75,3 +85,17 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(WeightsError, match="Delete it to start"):
         memory.load(before=2)
+
+
+def test_a_run_holds_to_the_cases_it_began_with(tmp_path: Path) -> None:
+    memory = Memory.of(tmp_path, "a", "0f")
+    cases = {"train": ["1", "2", "3"], "test": ["4"]}
+    for _ in range(2):
+        memory.hold_to(cases)
+    with pytest.raises(FederationError, match=r"\(train: 3 cases then, 2 now, test: 1 cases then, 2 now\)\. Put its manifest back"):
+        memory.hold_to({"train": ["1", "2"], "test": ["3", "4"]})
+    with pytest.raises(FederationError, match=r"\(train: 3 cases then, 3 now\)"):
+        memory.hold_to({"train": ["1", "2", "3, edited"], "test": ["4"]})
+    memory.hold_to(cases)
+    Memory.of(tmp_path, "a", "1f").hold_to({"train": ["1"], "test": []})
+    assert memory.load(before=9) == (None, {})

@@ -38,8 +38,9 @@ def test_three_rounds_by_hand(tmp_path: Path) -> None:
     assert summary["final"]["worst_site"] == "ghent"
     assert summary["faults"] == []
     assert summary["resumed_from"] is None
-    # 4 floats, the names "a" and "b"; round 5 + 8, run 3 + 12, place 5 + 8; weight 6 + 8; loss, steps, cases, seconds 4 + 5 + 5 + 7 + 4·8
-    assert summary["bytes"] == {"up_per_site_round": 18 + 13 + 14 + 53, "down_per_site_round": 18 + 13 + 15 + 13, "full_state": 28}
+    # 4 floats, the names "a" and "b"; round 5 + 8, run 3 + 12, place 5 + 8, counted 7 + 8; weight 6 + 8;
+    # loss, steps, cases, seconds 4 + 5 + 5 + 7 + 4·8
+    assert summary["bytes"] == {"up_per_site_round": 18 + 13 + 14 + 53, "down_per_site_round": 18 + 13 + 15 + 13 + 15, "full_state": 28}
     assert set(summary["seconds"]) == {"total", "training", "communication", "aggregation", "evaluation"}
     assert summary["seconds"]["training"] == pytest.approx(0.09)
     assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == events
@@ -51,8 +52,9 @@ def test_events_have_exactly_these_keys(tmp_path: Path) -> None:
     federate(Sites(config).grid(), config, tmp_path / "run", events.append)
     keys = {event["event"]: set(event) - {"event"} for event in events}
     assert keys["site_train"] == {"arm", "round", "site", "loss", "seconds", "bytes_up", "bytes_down"}
-    assert keys["site_eval"] == keys["site_test"] == {"arm", "round", "site", "dice_image", "loss", "cases"}
-    assert keys["round"] == {"arm", "round", "dice_image", "seconds", "completed", "failed"}
+    assert keys["site_eval"] == keys["site_test"] == {"arm", "round", "site", "dice_image", "ci95", "loss", "cases"}
+    fairness = {"worst_site", "worst_dice", "spread", "worst_decile"}
+    assert keys["round"] == {"arm", "round", "dice_image", "seconds", "completed", "failed", "surplus"} | fairness
     assert [e["event"] for e in events] == ["site_train"] * 3 + ["site_eval"] * 3 + ["round"] + ["site_test"] * 3
     assert {e["arm"] for e in events} == {"federated"}
 

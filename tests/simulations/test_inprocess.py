@@ -54,7 +54,7 @@ def test_a_federation_finishes_and_repeats_itself_to_the_bit(tmp_path: Path) -> 
     assert again["final"] == summary["final"]
     for name in ("phantom-00", "phantom-01", "phantom-02"):
         (run,) = (tmp_path / "a" / "sites" / name).iterdir()
-        assert sorted(path.name for path in run.iterdir()) == ["round-002.safetensors", "round-003.safetensors"]
+        assert sorted(path.name for path in run.iterdir()) == [f"round-{k:03d}.safetensors" for k in (1, 2, 3)]
 
 
 def test_without_kept_optimisers_nothing_is_remembered(tmp_path: Path) -> None:

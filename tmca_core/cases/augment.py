@@ -70,6 +70,8 @@ def augment(
         >>> x.shape, y.shape, t
         (torch.Size([2, 1, 64, 64]), torch.Size([2, 1, 64, 64]), ['Left lung.', ''])
     """
+    if not any((settings.flip, settings.rotate, settings.scale, settings.shift, settings.gain, settings.noise, settings.no_report)):
+        return images, masks, list(texts)
     draws = torch.rand(len(images), 8, generator=rng)
     signed = (2 * draws - 1).to(images.device)  # (B, 8) in [-1, 1)
     if settings.flip > 0:

@@ -25,31 +25,27 @@ def drawn(weights_AP: Tensor, noise_P: Tensor, count: int) -> tuple[Tensor, Tens
     return index, (weights_AP.gather(1, index) > 0).float()
 
 
-def word_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_AKLD: Tensor, importance_AKL: Tensor, temperature: float) -> Tensor:
-    """s(a, k) = Σ_j w_akj ⟨T_akj, c_akj⟩ with c_akj = norm(Σ_p A_akjp V_ap): (A, K) in [-1, 1].
+def word_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_ALD: Tensor, importance_AL: Tensor, temperature: float) -> Tensor:
+    """s(a) = Σ_j w_aj ⟨T_aj, c_aj⟩ with c_aj = norm(Σ_p α_ajp V_ap): (A,) in [-1, 1].
 
-    Every word j of report k looks for its like among the weighted positions of image a: A is a softmax over positions of
-    ⟨T, V⟩ / temperature, each position counted `weights` times (0: not at all). Of positions in the target this is similarity to
-    the target, of others to the background.
+    Every word j looks for its like among the weighted positions of the image: α is a softmax over positions of ⟨T, V⟩ / temperature,
+    each position counted `weights` times (0: not at all). Of positions in the target this is similarity to the target, of others to
+    the background.
 
     Args:
         weights_AP: ≥ 0; a row of zeros counts all positions alike (whoever calls drops such a row).
-        tokens_AKLD: K reports to hold against each image; the same ones for all images may be an expanded view.
-        importance_AKL: of words, summing to 1 a report; 0 at padding.
+        importance_AL: of words, summing to 1 a report; 0 at padding.
     """
     empty = weights_AP.sum(1, keepdim=True) <= 0
     log_weights = torch.where(empty, torch.ones_like(weights_AP), weights_AP).clamp_min(1e-12).log()
-    tokens_AND = tokens_AKLD.flatten(1, 2)
-    scores_ANP = tokens_AND @ positions_APD.transpose(1, 2) / temperature + log_weights[:, None]
-    found_AND = F.normalize(scores_ANP.softmax(-1) @ positions_APD, dim=-1, eps=1e-6)
-    return ((found_AND * tokens_AND).sum(-1).view_as(importance_AKL) * importance_AKL).sum(-1)
+    scores_ALP = tokens_ALD @ positions_APD.transpose(1, 2) / temperature + log_weights[:, None]
+    found_ALD = F.normalize(scores_ALP.softmax(-1) @ positions_APD, dim=-1, eps=1e-6)
+    return ((found_ALD * tokens_ALD).sum(-1) * importance_AL).sum(-1)
 
 
-def mean_similarity(positions_APD: Tensor, weights_AP: Tensor, tokens_AKLD: Tensor, importance_AKL: Tensor) -> Tensor:
-    """Cosine of the weighted mean position and the weighted mean word: (A, K). What `word_similarity` is without attention."""
-    image_AD = F.normalize((weights_AP[..., None] * positions_APD).sum(1), dim=-1, eps=1e-6)
-    text_AKD = F.normalize((importance_AKL[..., None] * tokens_AKLD).sum(2), dim=-1, eps=1e-6)
-    return (text_AKD * image_AD[:, None]).sum(-1)
+def mean_position(positions_APD: Tensor, weights_AP: Tensor) -> Tensor:
+    """The weighted mean of positions as a unit vector: (A, D); 0 for a row of zeros."""
+    return F.normalize((weights_AP[..., None] * positions_APD).sum(1), dim=-1, eps=1e-6)
 
 
 def background(mask_A1hw: Tensor) -> Tensor:

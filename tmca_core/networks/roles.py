@@ -16,15 +16,16 @@ def roles(network: Network) -> dict[str, Role]:
     """Role of every entry of `network.state_dict()`, in its order.
 
     frozen: buffers and parameters without gradient; never leave the site, pinned by `frozen_digest`.
-    personal: trainable, named by `network.personal`; stay at the site.
+    personal: trainable, and named by `network.personal` or below a module that it names; stay at the site.
     shared: the rest; aggregated.
     """
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    personal = tuple(f"{name.removesuffix('.')}." for name in network.personal)
 
     def role(name: str) -> Role:
         if name not in trainable:
             return "frozen"
-        return "personal" if name.startswith(network.personal) and network.personal else "shared"
+        return "personal" if f"{name}.".startswith(personal) else "shared"
 
     return {name: role(name) for name in network.state_dict()}
 

@@ -5,7 +5,8 @@ Our design after the abstract of TMCA (arXiv 2412.13533); docs/methods.md says w
     skip map m_s (B,c,h,w) at strides 4..32     V = norm(W_s m_s + P_s(position))   (B,d,h,w)
     report tokens T (B,L,D)                     T' = norm(W_t T)                    (B,L,d),   w = softmax(T' u) over words
     enhancement      R = Σ_j w_j ⟨V, T'_j⟩,  g = sigmoid(aR + b),  m_s + g ⊙ MLP(m_s), 0 at start;  T + W_b T'
-    in training      s⁺: words ↔ target positions, s⁻: words ↔ background; contrast against other reports; margin; g against the mask
+    in training      s⁺: words ↔ target positions, s⁻: words ↔ background: margin; target ↔ report against other reports: contrast;
+                     g against the mask
 
 Enhancement and alignment share their projections: what the contrast teaches V and T' is what g points with. The mask enters losses only.
 """
@@ -26,7 +27,7 @@ from tmca_core.losses.alignment import (
     drawn,
     likeness,
     margin,
-    mean_similarity,
+    mean_position,
     pooled_cross_entropy,
     soft_targets,
     word_similarity,
@@ -41,7 +42,7 @@ from tmca_core.text.phrases import keep_phrases
 
 LEVEL_WEIGHTS = (0.25, 0.5, 1.0, 1.0)
 """Of the contrast, at STRIDES."""
-CONTRAST = 0.5
+CONTRAST = 1 / 6
 """Weight of the contrast over that of enhancement, on average over steps."""
 POSITIONS = 64
 """Target positions, and background positions, drawn an image and level."""
@@ -171,38 +172,30 @@ class Tmca(Guide):
         settings, temperature = self.tmca, self.tmca.temperature
         positions = hidden[f"positions/{level}"]
         mask = pooled(target, positions)
-        V = positions.flatten(2).transpose(1, 2)
-        own, weight = hidden["words"][:, None], hidden["importance"][:, None]
-        count = len(V)
-
-        def similarity(where: Tensor, noise: Tensor, words: Tensor, importance: Tensor) -> Tensor:
-            """(B, K) of words (B, K, L, d) to positions drawn from weights (B, 1, h, w)."""
-            index, counted = drawn(where.flatten(1), noise[: V.shape[1]], POSITIONS)
-            chosen = V.gather(1, index[..., None].expand(-1, -1, V.shape[2]))
-            if settings.distance:
-                return word_similarity(chosen, counted, words, importance, temperature)
-            return mean_similarity(chosen, counted, words, importance)
-
         around = background(mask)
-        far, bare = similarity(around, hidden["noise"][1], own, weight), around.sum((1, 2, 3)) <= 0
+        V, inside, outside = positions.flatten(2).transpose(1, 2), mask.flatten(1), around.flatten(1)
+        bare = outside.sum(1) <= 0
+        own, here = _whole(hidden["words"], hidden["importance"]), mean_position(V, inside)
         if settings.alignment == "batch":
-            words, importance = own[:, 0].expand(count, -1, -1, -1), weight[:, 0].expand(count, -1, -1)
-            scores = similarity(mask, hidden["noise"][0], words, importance)
-            near, same = scores.diagonal()[:, None], alike(hidden, "", "")
-            targets = soft_targets(torch.arange(count, device=V.device), same, settings.positives == "soft")
+            scores, same = here @ own.T, alike(hidden, "", "")
+            targets = soft_targets(torch.arange(len(V), device=V.device), same, settings.positives == "soft")
             value = 0.5 * contrast(scores, targets, temperature) + 0.5 * contrast(scores.T, targets, temperature)
         else:
-            longest = max(own.shape[2], hidden["bank words"].shape[1])
-            bank, shares = _padded(hidden["bank words"], longest, 1), _padded(hidden["bank importance"], longest, 1)
-            words = torch.cat([_padded(own, longest, 2), bank.expand(count, -1, -1, -1)], 1)
-            importance = torch.cat([_padded(weight, longest, 2), shares.expand(count, -1, -1)], 1)
-            scores = similarity(mask, hidden["noise"][0], words, importance)
-            near, same = scores[:, :1], F.pad(alike(hidden, "", "bank "), (1, 1))
-            targets = soft_targets(torch.zeros(count, dtype=torch.long, device=V.device), same, settings.positives == "soft")
-            value = contrast(torch.cat([scores, far.masked_fill(bare[:, None], -1.0)], 1), targets, temperature)
+            bank, same = _whole(hidden["bank words"], hidden["bank importance"]), alike(hidden, "", "bank ")
+            elsewhere = (mean_position(V, outside) * own).sum(1).masked_fill(bare, -1.0)
+            scores = torch.cat([(here * own).sum(1)[:, None], here @ bank.T, elsewhere[:, None]], 1)
+            first = torch.zeros(len(V), dtype=torch.long, device=V.device)
+            value = contrast(scores, soft_targets(first, F.pad(same, (1, 1)), settings.positives == "soft"), temperature)
         if settings.distance:
-            value = value + 0.5 * margin(near[:, 0], far[:, 0]) * ~bare
+            near, far = (self._distance(hidden, V, where, noise) for where, noise in zip((inside, outside), hidden["noise"], strict=True))
+            value = value + margin(near, far) * ~bare
         return value * (mask.sum((1, 2, 3)) >= 1)
+
+    def _distance(self, hidden: dict[str, Tensor], V: Tensor, where: Tensor, noise: Tensor) -> Tensor:
+        """Similarity (B,) of the report's words to what each of them finds among positions drawn from weights (B, P)."""
+        index, counted = drawn(where, noise[: V.shape[1]], POSITIONS)
+        chosen = V.gather(1, index[..., None].expand(-1, -1, V.shape[2]))
+        return word_similarity(chosen, counted, hidden["words"], hidden["importance"], self.tmca.temperature)
 
     def _likeness(self, hidden: dict[str, Tensor]) -> Tensor:
         """Contrast of whole reports: own against the bank and the bank within itself, or within the batch: (B,)."""
@@ -225,13 +218,6 @@ def alike(hidden: dict[str, Tensor], these: str, those: str) -> Tensor:
     zones, others = hidden[f"{these}zones"], hidden[f"{those}zones"]
     named = (zones[:, None] == others[None]).all(-1) & (zones[:, None, -1] > 0)
     return named | (hidden[f"{these}identity"][:, None] == hidden[f"{those}identity"][None])
-
-
-def _padded(x: Tensor, length: int, dim: int) -> Tensor:
-    """Zeros appended along `dim` up to `length`."""
-    added = list(x.shape)
-    added[dim] = length - x.shape[dim]
-    return torch.cat([x, x.new_zeros(added)], dim)
 
 
 def _whole(words: Tensor, importance: Tensor) -> Tensor:

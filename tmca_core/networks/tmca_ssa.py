@@ -23,9 +23,15 @@ class TmcaSsa(Tmca, Ssa):
         return super().relate(maps, report, notes)
 
     def wanting(self, report: Report) -> Tensor:
-        """Of those with words, the reports that the parser gives no place: contrasting placed ones costs time and gained nothing."""
+        """With the prior, reports that the parser gives no zones though they may name some: words of place, or none that it knows.
+
+        The contrast teaches words where to look. For reports that are placed already it cost time and gained nothing.
+        """
         spoken = super().wanting(report)
-        return spoken & (report.certainty == 0) if self.prior is not None else spoken
+        if self.prior is None:
+            return spoken
+        places, known = (report.kinds >= 4).any(1), (report.kinds >= 2).any(1)
+        return spoken & (report.certainty == 0) & (places | ~known)
 
 
 @NETWORKS.register("tmca-ssa")

@@ -19,17 +19,19 @@ class ImageOnlyUNet(Network):
         super().__init__(text_encoder)
         from monai.networks.nets.unet import UNet  # 9 s of import: only where this network is asked for
 
-        base = config.network.width // 4
-        channels = (base, 2 * base, 4 * base, 4 * base, 8 * base)
+        channels = config.network.unet_levels
         self.net = UNet(
             2,
             config.data.channels,
             len(config.data.target_names),
             channels,
-            (2, 2, 2, 2),
+            (2,) * (len(channels) - 1),
             num_res_units=1,
             norm=("GROUP", {"num_groups": 1}),
         )
+        # MONAI nests the levels: down, the next level behind a skip connection, up.
+        ups = tuple("net.model." + "1.submodule." * level + "2" for level in range(len(channels) - 1))
+        self.parts = {"decoder": ups, "head": ups[:1]}
 
     def forward(self, images: Tensor, text: TextBatch) -> Output:
         """See `Network.forward`; the report is ignored."""

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from tmca_core import __version__
 from tmca_core.report import story
 from tmca_core.report.charts import Line, Range, bar_chart, line_chart, range_chart
+from tmca_core.report.consortium import consortium
 from tmca_core.report.content import Content, Point, gather
 from tmca_core.report.drawing import COLOURS, draw_film, draw_panel
 from tmca_core.report.lenient import mapping, number
@@ -86,6 +87,7 @@ def render(content: Content) -> str:
         range_chart=_range_chart(content),
         rows=sorted(content.sites, key=lambda row: (row.dice is None, row.dice or 0.0))[:MOST_ROWS],
         most_rows=MOST_ROWS,
+        consortium=consortium(content.summary) if content.federated else None,
         bytes=mapping(content.summary.get("bytes")),
         seconds=mapping(content.summary.get("seconds")),
         privacy=mapping(content.summary.get("privacy")),

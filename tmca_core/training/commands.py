@@ -32,12 +32,14 @@ def train(
     from tmca_core.cases.sites import load_sites
     from tmca_core.config import load
     from tmca_core.console import RoundTable, run_folder
-    from tmca_core.errors import ManifestError
+    from tmca_core.errors import ManifestError, PolicyRefusal
     from tmca_core.report.html import write_report
     from tmca_core.run import Run
     from tmca_core.training.centralised import keep_data, train_centralised
 
     config = load(config_file, assignments or []).with_values(given({"data.manifest": manifest, "seed": seed}))
+    if config.privacy.enabled:
+        raise PolicyRefusal("tmca train adds no noise: a private training is a federation, of one site too (tmca simulate).")
     run = Run(run_folder(out or config.simulation.out, "train"))
     sites = load_sites(config)
     if site and site not in sites:

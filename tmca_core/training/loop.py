@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from tmca_core.seeds import stream
 from tmca_core.text.features import TextPipeline
 from tmca_core.training.batches import Batch, steps_a_round, training_batches
 from tmca_core.training.device import autocast
+from tmca_core.training.rules import LocalRule
 from tmca_core.training.state import TrainState, capture, restore
 
 AUXILIARY_WARMUP = 0.1
@@ -56,13 +59,15 @@ def learning_rate(settings: TrainingSettings, progress: float) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
 
 
-def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; only matrices and kernels decay."""
+def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW, or plain SGD, over trainable parameters; only matrices and kernels decay."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate)  # without momentum, its decay is the decoupled one
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
@@ -82,12 +87,23 @@ def case_losses(network: Network, batch: Batch, settings: TrainingSettings, prog
 
 
 def train_step(
-    network: Network, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainingSettings, progress: float = 1.0
+    network: Network,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    progress: float = 1.0,
+    change: Callable[[], None] | None = None,
 ) -> Tensor:
-    """One optimiser step; returns the mean loss as a tensor of its own (no host synchronisation)."""
+    """One optimiser step; returns the mean loss as a tensor of its own (no host synchronisation).
+
+    Args:
+        change: called between the backward pass and the clipping; may change gradients.
+    """
     loss = case_losses(network, batch, settings, progress).mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if change is not None:
+        change()
     if settings.clip_norm:
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
     optimizer.step()
@@ -105,18 +121,28 @@ def fit(
     state: TrainState | None,
     device: torch.device,
     average: bool = False,
+    rule: LocalRule | None = None,
+    keep: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> FitResult:
     """Train `network` in place for round `round` (1-based).
 
     The learning rate follows `federation.rounds` as the whole length. Every random draw is a function of
-    (seed, site, round). With `average`, `training.ema` maintains averaged weights in the state.
+    (seed, site, round). With `average`, `training.ema` maintains averaged weights in the state. A started `rule` may
+    change the gradients of every step. Without `keep` the resulting state holds the number of steps only;
+    then an `optimizer` of this network may be given, which is started afresh: memory that is there already is several times as fast
+    as new.
 
     Raises:
         DivergedError: the loss is not finite; the network is left as it is then.
     """
     settings = config.training
-    network.to(device).train()
-    optimizer = build_optimizer(network, settings)
+    # Both walk over all modules, which a round of a small network would feel.
+    if next(network.parameters()).device != device:
+        network.to(device)
+    if not network.training:
+        network.train()
+    optimizer = build_optimizer(network, settings) if optimizer is None else _afresh(optimizer)
     before = state.step if state else 0
     if state:
         restore(network, optimizer, state)
@@ -126,20 +152,38 @@ def fit(
     total, seen, start = torch.zeros((), device=device), 0, time.perf_counter()
     # What a network draws while it trains is a function of (seed, site, round) too.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream(config.seed, "network", site, round))
+        _seed(stream(config.seed, "network", site, round), device)
         for step, batch in enumerate(training_batches(data, pipeline, config, round=round, site=site, device=device)):
             progress = (round - 1 + step / steps) / config.federation.rounds
             rate = learning_rate(settings, progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            total += train_step(network, batch, optimizer, settings, progress) * len(batch)
+            change = partial(rule.after_backward, step, steps) if rule else None
+            total += train_step(network, batch, optimizer, settings, progress, change) * len(batch)
             seen += len(batch)
             if decay:
                 _accumulate(averaged, network, decay, before + step + 1)
     loss = float(total) / seen
     if not math.isfinite(loss):
         raise DivergedError(f"site '{site}', round {round}: the loss is {loss}. Lower training.learning_rate, or look at the site's data.")
-    return FitResult(loss, steps, seen, time.perf_counter() - start, capture(network, optimizer, before + steps, averaged))
+    seconds, done = time.perf_counter() - start, before + steps
+    return FitResult(loss, steps, seen, seconds, capture(network, optimizer, done, averaged) if keep else TrainState(done))
+
+
+def _afresh(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser as it was before its first step: step counts and moments are 0."""
+    for values in optimizer.state.values():
+        for value in values.values():
+            if isinstance(value, Tensor):
+                value.zero_()
+    return optimizer
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators that training here draws from; `torch.manual_seed` notes a call stack for every kind of device there is."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from tmca_core.losses.alignment import (
     drawn,
     likeness,
     margin,
-    mean_similarity,
+    mean_position,
     pooled_cross_entropy,
     soft_targets,
     word_similarity,
@@ -27,21 +27,20 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def slow_word_similarity(V: Tensor, weights: Tensor, T: Tensor, importance: Tensor, temperature: float) -> Tensor:
-    result = torch.zeros(T.shape[:2], dtype=torch.float64)
+    result = torch.zeros(len(T), dtype=torch.float64)
     for a in range(T.shape[0]):
-        for k in range(T.shape[1]):
-            for j in range(T.shape[2]):
-                attention = [float(weights[a, p]) * math.exp(float(V[a, p] @ T[a, k, j]) / temperature) for p in range(V.shape[1])]
-                found = sum((x * V[a, p] for p, x in enumerate(attention)), torch.zeros(V.shape[2], dtype=torch.float64))
-                result[a, k] += importance[a, k, j] * (found / found.norm() @ T[a, k, j])
+        for j in range(T.shape[1]):
+            attention = [float(weights[a, p]) * math.exp(float(V[a, p] @ T[a, j]) / temperature) for p in range(V.shape[1])]
+            found = sum((x * V[a, p] for p, x in enumerate(attention)), torch.zeros(V.shape[2], dtype=torch.float64))
+            result[a] += importance[a, j] * (found / found.norm() @ T[a, j])
     return result
 
 
 def test_words_find_their_positions_as_a_loop_does() -> None:
-    V, T = unit(3, 10, 5), unit(3, 2, 4, 5, seed=1)
+    V, T = unit(3, 10, 5), unit(3, 4, 5, seed=1)
     weights = torch.rand(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     weights[:, :4] = 0
-    importance = torch.tensor([[0.5, 0.3, 0.2, 0.0]] * 2, dtype=torch.float64).expand(3, 2, 4)
+    importance = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64).expand(3, 4)
     fast = word_similarity(V, weights, T, importance, 0.1)
     torch.testing.assert_close(fast, slow_word_similarity(V, weights, T, importance, 0.1), atol=1e-9, rtol=0)
 
@@ -58,7 +57,7 @@ def test_positions_are_drawn_by_weight_without_replacement() -> None:
 
 
 def test_positions_without_weight_do_not_count() -> None:
-    V, T, importance = unit(1, 6, 4), unit(1, 1, 3, 4, seed=1), torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
+    V, T, importance = unit(1, 6, 4), unit(1, 3, 4, seed=1), torch.full((1, 3), 1 / 3, dtype=torch.float64)
     weights = torch.tensor([[1.0, 1, 1, 0, 0, 0]], dtype=torch.float64)
     changed = V.clone()
     changed[:, 3:] = unit(1, 3, 4, seed=9)
@@ -66,13 +65,10 @@ def test_positions_without_weight_do_not_count() -> None:
     torch.testing.assert_close(a, b, atol=1e-8, rtol=0)
 
 
-def test_mean_similarity_by_hand() -> None:
-    V = torch.tensor([[[1.0, 0], [0, 1.0]]])
-    T = torch.tensor([[[[1.0, 0], [1.0, 0]], [[0, 1.0], [0, -1.0]]]])
-    importance = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
-    # Image mean (3, 1)/√10; report 0 is (1, 0), report 1 is (0, 1).
-    result = mean_similarity(V, torch.tensor([[0.75, 0.25]]), T, importance)
-    torch.testing.assert_close(result, torch.tensor([[3 / math.sqrt(10), 1 / math.sqrt(10)]]))
+def test_mean_position_by_hand() -> None:
+    V = torch.tensor([[[1.0, 0], [0, 1.0]], [[1.0, 0], [0, 1.0]]])
+    result = mean_position(V, torch.tensor([[0.75, 0.25], [0.0, 0.0]]))
+    torch.testing.assert_close(result, torch.tensor([[3 / math.sqrt(10), 1 / math.sqrt(10)], [0.0, 0.0]]))
 
 
 def test_background_is_half_ring() -> None:
@@ -130,8 +126,8 @@ def test_pooled_cross_entropy_weighs_target_and_background_alike() -> None:
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_nothing_to_align_leaves_values_and_gradients_finite(weights: Tensor, scale: float) -> None:
     V = F.normalize(scale * torch.randn(2, 6, 4), dim=-1, eps=1e-6).requires_grad_()
-    T = F.normalize(scale * torch.randn(2, 3, 1, 4), dim=-1, eps=1e-6).requires_grad_()
-    importance = torch.ones(2, 3, 1)
-    value = word_similarity(V, weights, T, importance, 0.1).sum() + mean_similarity(V, weights, T, importance).sum()
+    T = F.normalize(scale * torch.randn(2, 3, 4), dim=-1, eps=1e-6).requires_grad_()
+    importance = torch.ones(2, 3) / 3
+    value = word_similarity(V, weights, T, importance, 0.1).sum() + mean_position(V, weights).sum()
     value.backward()
     assert value.isfinite() and V.grad is not None and V.grad.isfinite().all() and T.grad is not None and T.grad.isfinite().all()

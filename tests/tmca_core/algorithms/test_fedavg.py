@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.aggregate import ALGORITHMS
+from tmca_core.algorithms import ALGORITHMS
+from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError
 from tmca_core.messages import Update
 
@@ -24,7 +25,7 @@ def update(values: list[float], weight: int) -> Update:
 
 def folded(start: Tensor, updates: list[Update]) -> Tensor:
     weights = {"w": start.clone()}
-    fold = ALGORITHMS["fedavg"](weights)
+    fold = ALGORITHMS["fedavg"].fold(weights, Config())
     for one in updates:
         fold.add(one)
     fold.finish(weights)
@@ -44,7 +45,7 @@ def test_one_site_gets_back_what_it_trained() -> None:
 
 def test_a_fold_starts_over() -> None:
     weights = {"w": torch.zeros(1)}
-    fold = ALGORITHMS["fedavg"](weights)
+    fold = ALGORITHMS["fedavg"].fold(weights, Config())
     for _ in range(2):
         fold.add(update([1.0], 3))
         fold.finish(weights)

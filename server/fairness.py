@@ -1,0 +1,45 @@
+"""How evenly a model serves the sites."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from tmca_core.training.scores import SiteSummary
+
+
+def site_dice(found: Mapping[str, SiteSummary]) -> dict[str, float]:
+    """Mean Dice of every site with cases."""
+    return {site: summary["dice_image"] for site, summary in found.items() if summary["cases"]}
+
+
+def mean_dice(found: Mapping[str, SiteSummary]) -> float | None:
+    """Mean over the cases of all sites; None without a case."""
+    cases = math.fsum(summary["cases"] for summary in found.values())
+    return math.fsum(found[site]["dice_sum"] for site in sorted(found)) / cases if cases else None
+
+
+def interval(summary: SiteSummary) -> list[float] | None:
+    """A site's 95 % interval of its mean Dice, where it sent one."""
+    return [summary["ci95_low"], summary["ci95_high"]] if "ci95_low" in summary else None
+
+
+def fairness(dice: Mapping[str, float]) -> dict[str, Any]:
+    """The worst site and the unevenness, every site counting the same.
+
+    Returns:
+        `worst_site`, `worst_dice`; `spread`, the standard deviation over these sites (of a population); `worst_decile`, the mean of the
+        worst tenth of them, rounded up to whole sites. All None without a site.
+    """
+    if not dice:
+        return dict.fromkeys(("worst_site", "worst_dice", "spread", "worst_decile"))
+    order = sorted(dice, key=lambda site: (dice[site], site))
+    lowest = [dice[site] for site in order[: -(-len(order) // 10)]]
+    return {
+        "worst_site": order[0],
+        "worst_dice": dice[order[0]],
+        "spread": statistics.pstdev(dice.values()),
+        "worst_decile": statistics.fmean(lowest),
+    }

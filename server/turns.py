@@ -1,0 +1,176 @@
+"""One training phase: a cohort is asked, every good reply is folded as it arrives, every other is named and counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flwr.app import RecordDict
+
+from server.exchange import Answer, carried_bytes, exchange, pack
+from server.private import local_steps
+from server.received import Received, Reply
+from server.screening import screen
+from tmca_core.errors import FederationError, UpdateRejected
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN, TRAIN_METRICS, Update, check_update, to_tensor, unpack_update
+
+if TYPE_CHECKING:
+    from server.rounds import Federation
+
+
+@dataclass
+class Turns:
+    """What a training phase has brought so far.
+
+    Attributes:
+        completed: sites whose update was folded. `failed`: the others' reasons. `surplus`: asked and not needed.
+        steps, busy: local steps and the sites' own seconds, summed over `completed`.
+        folding: seconds of checking, keeping and folding.
+    """
+
+    completed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    surplus: list[str] = field(default_factory=list)
+    steps: float = 0.0
+    busy: float = 0.0
+    folding: float = 0.0
+
+
+def train_round(federation: Federation, received: Received | None) -> Turns:
+    """Train the cohort of a round, fold its updates and bring the weights to the round's end.
+
+    Args:
+        federation: at the start of its round.
+        received: where good replies are kept until the round's checkpoint is written; those already there are folded first, and
+            their sites not asked again. None: they are not kept.
+
+    Raises:
+        FederationError: fewer than `min_sites` usable updates; the weights are those of the round's start.
+        StorageError: a reply could not be kept.
+    """
+    begin, settings, roster = time.perf_counter(), federation.config.federation, federation.roster
+    drawn = roster.cohort(federation.round)
+    cohort = received.cohort(drawn) if received else drawn
+    wanted = min(settings.cohort or len(cohort), len(cohort))
+    arrays = pack({**federation.weights, **federation.fold.broadcast()})
+    fields: dict[str, str | int] = {"round": federation.round, "run": federation.progress.run}
+    counted = {site: record["round"] for record in federation.progress.history for site in record["completed"]}
+    requests = {
+        site: federation.request(TRAIN, site, arrays, {**fields, "counted": counted.get(site, 0)}, str(federation.round))
+        for site in cohort
+        if site in roster.nodes
+    }
+    down = carried_bytes(next(iter(requests.values())).content) if requests else 0
+    turns = Turns()
+    federation.fold.begin(sum(hello.weight(settings.weighting) for hello in roster.hellos.values()))
+    for reply in received.replies() if received else ():
+        _take(federation, turns, reply, down, None)
+        requests.pop(reply.site, None)
+    for site in cohort:
+        if site not in requests and site not in turns.completed:
+            _lose(federation, turns, Answer(site, None, "it was asked before the server was started again, and is gone", "failed"))
+    answers = exchange(
+        federation.grid,
+        requests,
+        poll=settings.poll,
+        seconds=settings.deadline,
+        unawaited=federation.unawaited,
+        round=federation.round,
+        enough=lambda: len(turns.completed) >= wanted,
+    )
+    for answer in answers:
+        if answer.content is None:
+            _lose(federation, turns, answer)
+            continue
+        folded = time.perf_counter()
+        try:
+            _take(federation, turns, _reply(federation, answer, answer.content), down, received)
+        except UpdateRejected as error:
+            _lose(federation, turns, Answer(answer.site, None, str(error), error.kind))
+        turns.folding += time.perf_counter() - folded
+    if not turns.completed or len(turns.completed) < settings.min_sites:
+        raise FederationError(_too_few(federation, turns))
+    wall, start = time.perf_counter() - begin, time.perf_counter()
+    federation.settle()
+    federation.fold.finish(federation.weights)
+    federation.progress.add_seconds("training", turns.busy)
+    federation.progress.add_seconds("communication", max(0.0, wall - turns.folding - turns.busy))
+    federation.progress.add_seconds("aggregation", turns.folding + time.perf_counter() - start)
+    return turns
+
+
+def decoded(federation: Federation, reply: Reply) -> tuple[Update, float]:
+    """The update that a reply carries, checked, and its norm.
+
+    Raises:
+        UpdateRejected: it cannot be folded.
+    """
+    spec = federation.algorithm.sent(federation.spec)
+    tensors = federation.compression.decode(reply.tensors, spec)
+    update = unpack_update(tensors, reply.settings, reply.metrics, federation.config.privacy.enabled)
+    norm = check_update(update, spec, federation.round)
+    if update.weight != reply.weight:
+        raise UpdateRejected(f"its weight is {update.weight}, but it announced {reply.weight}.", "weight")
+    return update, norm
+
+
+def _reply(federation: Federation, answer: Answer, content: RecordDict) -> Reply:
+    """A reply that can be read; what it says is checked later."""
+    arrays, metrics = content.array_records.get(ARRAYS), content.metric_records.get(METRICS)
+    if arrays is None or metrics is None:
+        raise UpdateRejected(f"the reply holds no '{ARRAYS if arrays is None else METRICS}'.", "names")
+    hello = federation.roster.hellos[answer.site]
+    return Reply(
+        site=answer.site,
+        tensors={name: to_tensor(name, array) for name, array in arrays.items()},
+        settings={key: value for key, value in content.config_records.get(SETTINGS, {}).items() if key in ("round", "weight")},
+        metrics={key: value for key, value in metrics.items() if key in TRAIN_METRICS},
+        bytes=carried_bytes(content),
+        seconds=answer.seconds,
+        weight=hello.weight(federation.config.federation.weighting),
+        steps=local_steps(hello, federation.config),
+    )
+
+
+def _take(federation: Federation, turns: Turns, reply: Reply, down: int, received: Received | None) -> None:
+    """Check, keep and fold one reply."""
+    update, norm = decoded(federation, reply)
+    screen(norm, reply.steps, federation.progress.norms, federation.config.federation.max_norm_ratio)
+    if received:
+        received.write(reply)
+    federation.fold.add(update)
+    turns.completed.append(reply.site)
+    turns.steps += update.metrics["steps"]
+    turns.busy += update.metrics.get("seconds", reply.seconds)
+    federation.progress.count(reply.site, reply.bytes, down, reply.seconds)
+    federation.emit(
+        "site_train",
+        round=federation.round,
+        site=reply.site,
+        loss=update.metrics.get("loss"),
+        seconds=update.metrics.get("seconds"),
+        bytes_up=reply.bytes,
+        bytes_down=down,
+    )
+
+
+def _lose(federation: Federation, turns: Turns, answer: Answer) -> None:
+    """Name a site that has no part in the round, or an answer that has none."""
+    if answer.kind == "surplus":
+        turns.surplus.append(answer.site)
+        return
+    if answer.kind != "duplicate":
+        turns.failed[answer.site] = answer.failure
+    federation.fault("train", answer.site, answer.failure, answer.kind)
+
+
+def _too_few(federation: Federation, turns: Turns) -> str:
+    reasons: Mapping[str, str] = dict(sorted(turns.failed.items()))
+    listed = "; ".join(f"{site}: {reason}" for site, reason in reasons.items())
+    return (
+        f"round {federation.round}: {len(turns.completed)} usable updates, {max(1, federation.config.federation.min_sites)} are needed "
+        f"(federation.min_sites){': ' + listed if listed else '; no site has training cases'}. Round {federation.round - 1} is kept in "
+        f"{federation.run.folder}; put the sites right and repeat the command to go on from there."
+    )

@@ -1,0 +1,1 @@
+"""Privacy: accounting, planning, the hospital's ledger and policy, randomness that nobody can guess."""

@@ -1,0 +1,223 @@
+"""`site.toml`: what one hospital lets a server ask for. It belongs to the hospital; nothing in a run's configuration overrides it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import Field, ValidationError
+
+from tmca_core.config import Section
+from tmca_core.errors import ConfigError, PolicyRefusal
+from tmca_core.privacy.ledger import Budget, Ledger
+
+log = logging.getLogger(__name__)
+
+
+class PrivacyRules(Section):
+    """Bounds on DP-SGD; the budget is for each patient, add/remove, over all runs."""
+
+    required: bool = Field(True, description="Only noised updates leave.")
+    epsilon: float = Field(8.0, gt=0, allow_inf_nan=False, description="Budget: largest ε of any patient over all runs together.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ of the budget; below one over the number of patients.")
+    min_noise_multiplier: float = Field(0.5, gt=0, allow_inf_nan=False, description="Floor of σ.")
+    max_clip: float = Field(10.0, gt=0, allow_inf_nan=False, description="Ceiling of C, the largest norm of a patient's gradient.")
+    max_sample_rate: float = Field(0.2, gt=0, le=1, description="Ceiling of q, a patient's probability of taking part in a step.")
+    max_steps: int = Field(100_000, ge=1, description="Ceiling of the steps of one run.")
+    min_patients: int = Field(20, ge=1, description="Fewest training patients with whom this hospital takes part.")
+
+
+class MetricRules(Section):
+    """Plain numbers beside the update: they are not covered by ε, so few, rough ones over enough cases may leave."""
+
+    allowed: tuple[str, ...] = Field(("loss", "dice_image"), description="Names of metrics that may leave.")
+    round_to: float = Field(0.01, gt=0, le=1, description="They leave as multiples of this.")
+    min_cases: int = Field(20, ge=1, description="Fewest cases that a metric may be taken over.")
+    case_counts: bool = Field(False, description="Numbers of cases and patients may leave, rounded down to tens.")
+
+
+class AppRules(Section):
+    """Which code runs here, and what it may fetch."""
+
+    allowed: tuple[str, ...] = Field((), description="sha256 of the apps that may run; empty: any.")
+    downloads: bool = Field(False, description="Weights may be fetched over the network.")
+
+
+class LedgerPlace(Section):
+    """Where the hospital's ledger is."""
+
+    folder: str = Field("ledger", description="Its folder, relative to this file.")
+    witness: str = Field("", description="Folder of its head, best on another disk; empty: beside the ledger.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a server asks of a site, and what the site knows about itself; checked before any case is read.
+
+    Attributes:
+        private: whether updates are noised.
+        noise_multiplier, clip, sample_rate: σ, C and q.
+        steps: of the whole run.
+        delta: that the server states ε at.
+        target_epsilon: that the server means to spend; 0: not said.
+        patients: that would train, as the site counts them.
+        metrics: names that are asked for.
+        case_counts: weights by numbers of cases or patients are asked for.
+        downloads: weights are to be fetched.
+        app: sha256 of the code.
+    """
+
+    private: bool
+    noise_multiplier: float
+    clip: float
+    sample_rate: float
+    steps: int
+    delta: float
+    patients: int
+    target_epsilon: float = 0.0
+    metrics: tuple[str, ...] = ()
+    case_counts: bool = False
+    downloads: bool = False
+    app: str = ""
+
+    def terms(self) -> dict[str, Any]:
+        """What must stay as it is for a whole run: all but the site's own number of patients, in JSON's types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "patients"}
+
+
+class Policy(Section):
+    """A hospital's policy.
+
+    Example:
+        policy = load_policy(Path("/etc/tmca/site.toml")); policy.check(request)
+    """
+
+    privacy: PrivacyRules = PrivacyRules()
+    metrics: MetricRules = MetricRules()
+    app: AppRules = AppRules()
+    ledger: LedgerPlace = LedgerPlace()
+
+    @property
+    def budget(self) -> Budget:
+        """What may be spent on each patient."""
+        return Budget(self.privacy.epsilon, self.privacy.delta)
+
+    def check(self, request: Request) -> None:
+        """Let a request pass, or refuse it.
+
+        Raises:
+            PolicyRefusal: naming the rule, what was asked for, and the bound.
+        """
+        privacy, app = self.privacy, self.app
+        if app.allowed and request.app not in app.allowed:
+            _refuse("app.allowed", f"code {request.app or 'without a hash'}", f"{len(app.allowed)} other hashes")
+        if not app.allowed:
+            log.warning("site policy: app.allowed is empty, so any code of the federation may run here (%s).", request.app or "no hash")
+        if request.downloads and not app.downloads:
+            _refuse("app.downloads", "weights from the network", "false")
+        if request.case_counts and not self.metrics.case_counts:
+            _refuse("metrics.case_counts", "weights by numbers of cases or patients", "false: federation.weighting must be uniform")
+        if unknown := sorted(set(request.metrics) - set(self.metrics.allowed)):
+            _refuse("metrics.allowed", ", ".join(unknown), ", ".join(self.metrics.allowed) or "none")
+        if not request.patients >= privacy.min_patients:
+            _refuse("privacy.min_patients", f"{request.patients} training patients", f"{privacy.min_patients}")
+        if not request.private:
+            if privacy.required:
+                _refuse("privacy.required", "updates without noise", "true: privacy.enabled must be set")
+            return
+        # Written so that NaN is refused.
+        if not privacy.min_noise_multiplier <= request.noise_multiplier < math.inf:
+            _refuse("privacy.min_noise_multiplier", f"σ = {request.noise_multiplier:g}", f"at least {privacy.min_noise_multiplier:g}")
+        if not 0 < request.clip <= privacy.max_clip:
+            _refuse("privacy.max_clip", f"C = {request.clip:g}", f"at most {privacy.max_clip:g}, above 0")
+        if not 0 < request.sample_rate <= privacy.max_sample_rate:
+            _refuse("privacy.max_sample_rate", f"q = {request.sample_rate:g}", f"at most {privacy.max_sample_rate:g}, above 0")
+        if not 0 < request.steps <= privacy.max_steps:
+            _refuse("privacy.max_steps", f"{request.steps} steps in the run", f"at most {privacy.max_steps}, above 0")
+        if not 0 <= request.target_epsilon <= privacy.epsilon:
+            _refuse("privacy.epsilon", f"ε = {request.target_epsilon:g} for this run", f"at most {privacy.epsilon:g} over all runs")
+        if not 0 < request.delta <= privacy.delta:
+            _refuse("privacy.delta", f"δ = {request.delta:g}", f"at most {privacy.delta:g}, above 0")
+        if not privacy.delta * request.patients < 1:
+            _refuse("privacy.delta", f"{request.patients} patients", f"δ = {privacy.delta:g} must be below one over their number")
+
+    def agree(self, request: Request, ledger: Ledger, run: str) -> None:
+        """`check`, and hold the server to it: terms are noted when a run begins, and no later round may ask for others.
+
+        Raises:
+            PolicyRefusal: the request is against the policy, or not what this run began with.
+            LedgerError: the ledger cannot be read or written.
+        """
+        self.check(request)
+        terms = request.terms()
+        before = _agreed(ledger, run)
+        if before is None:
+            ledger.note("agreed", run=run, terms=terms)
+            before = _agreed(ledger, run) or terms  # of two processes that began at once, the first noted counts
+        changed = [key for key in terms if before.get(key) != terms[key]]
+        if changed:
+            asked = ", ".join(f"{key} = {terms[key]}" for key in changed)
+            agreed = ", ".join(f"{key} = {before.get(key)}" for key in changed)
+            _refuse("the terms that this run began with", asked, agreed)
+
+    def let_out(self, values: Mapping[str, float], cases: int) -> dict[str, float]:
+        """The metrics that may leave, rounded; what may not is left out, and logged without its value.
+
+        Args:
+            values: name → value over `cases` cases.
+            cases: that every value is a mean over.
+        """
+        rules = self.metrics
+        out = {}
+        for name, value in values.items():
+            if name not in rules.allowed:
+                log.info("site policy: metric '%s' stays here (metrics.allowed).", name)
+            elif cases < rules.min_cases:
+                log.info("site policy: metric '%s' stays here: too few cases (metrics.min_cases = %d).", name, rules.min_cases)
+            elif math.isfinite(value):
+                out[name] = round(round(value / rules.round_to) * rules.round_to, 12)
+        return out
+
+    def count_out(self, count: int) -> int | None:
+        """A number of cases or patients as it may leave: rounded down to tens, or not at all."""
+        return count // 10 * 10 if self.metrics.case_counts else None
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a TOML file; places in it are relative to its folder.
+
+    Raises:
+        ConfigError: it cannot be read, a key is unknown or a value out of bounds.
+    """
+    try:
+        policy = Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the site policy {path}: {error}.") from None
+    except ValidationError as error:
+        faults = "; ".join(f"'{'.'.join(map(str, e['loc']))}': {e['msg']}" for e in error.errors())
+        raise ConfigError(f"site policy {path}: {faults}.") from None
+    base = path.resolve().parent
+    place = {"folder": str(base / policy.ledger.folder), "witness": policy.ledger.witness and str(base / policy.ledger.witness)}
+    return policy.model_copy(update={"ledger": LedgerPlace(**place)})
+
+
+def open_ledger(policy: Policy) -> Ledger:
+    """The ledger that the policy names.
+
+    Raises:
+        LedgerError: it is missing or damaged.
+    """
+    return Ledger.open(Path(policy.ledger.folder), Path(policy.ledger.witness) if policy.ledger.witness else None)
+
+
+def _agreed(ledger: Ledger, run: str) -> dict[str, Any] | None:
+    return next((dict(e["terms"]) for e in ledger.read().entries if e["kind"] == "agreed" and e["run"] == run), None)
+
+
+def _refuse(rule: str, asked: str, bound: str) -> NoReturn:
+    raise PolicyRefusal(f"this hospital's policy refuses what the server asks for. Rule: {rule}; asked: {asked}; bound: {bound}.")
