@@ -32,7 +32,8 @@ def test_three_rounds_by_hand(tmp_path: Path) -> None:
     assert summary == json.loads((tmp_path / "run" / "run.json").read_text())
     assert list(summary)[:6] == ["schema", "network", "engine", "algorithm", "seed", "rounds"]
     assert summary["engine"] == "inprocess"
-    assert summary["sites"][0] == {"name": "ghent", "patients": 9, "train_cases": 10, "val_cases": 4, "test_cases": 5, "skipped": 1}
+    first = {"name": "ghent", "patients": 9, "train_patients": 5, "train_cases": 10, "val_cases": 4, "test_cases": 5, "skipped": 1}
+    assert summary["sites"][0] == first
     assert summary["skipped"] == 3
     assert summary["final"]["dice_image"] == pytest.approx(0.6)
     assert summary["final"]["worst_site"] == "ghent"
