@@ -33,14 +33,19 @@ Groups = dict[str, dict[str, Tensor]]
 class Memory:
     """Files `round-NNN.safetensors` of one site in one run.
 
+    Attributes:
+        durable: a file is on the platter before it takes its name, so that no power cut leaves a torn one. Else that is left to a
+            thread, for it takes longer than the write, and a simulation that was cut off can be repeated.
+
     A round starts from the newest file BEFORE it and ends by writing its own, so a round that is repeated after a crash
     starts from the same state as the first time.
     """
 
     folder: Path
+    durable: bool = True
 
     @classmethod
-    def of(cls, state: Path, site: str, run: str) -> Memory:
+    def of(cls, state: Path, site: str, run: str, durable: bool = True) -> Memory:
         """The memory of a site in the run that the server names.
 
         Raises:
@@ -49,7 +54,7 @@ class Memory:
         if not re.fullmatch(r"[0-9a-f]{1,32}", run):
             raise PolicyRefusal(f"the server calls its run {run!r}: only up to 32 hexadecimal digits are accepted.")
         name = quote(site, safe="")
-        return cls(state / (f"_{name}" if name.startswith(".") else name) / run)
+        return cls(state / (f"%2E{name[1:]}" if name.startswith(".") else name) / run, durable)
 
     def load(self, before: int) -> tuple[TrainState | None, Groups]:
         """State and groups after the newest round below `before`; None and {} where there is none. An empty group is not there.
@@ -63,14 +68,17 @@ class Memory:
         earlier = [number for number in self._rounds() if number < before]
         if not earlier:
             if before > 1:
-                log.info("%s: nothing remembered before round %d, the optimiser starts afresh.", self.folder, before)
+                log.info("%s: nothing remembered before round %d, what this site keeps for itself begins anew.", self.folder, before)
             return None, {}
         path = self._path(earlier[-1])
         try:
             tensors = load_file(str(path))
             state = TrainState.from_tensors(tensors)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise WeightsError(f"cannot read the site's state {path}: {error}. Delete it to start this site's optimiser afresh.") from None
+            before_it = f"go on from that of round {earlier[-2]}" if len(earlier) > 1 else "let this site begin anew"
+            raise WeightsError(
+                f"cannot read the site's state {path}: {error}. Delete it to {before_it}: what the site has learnt since is lost then."
+            ) from None
         groups: Groups = {}
         for name, tensor in tensors.items():
             group, slash, own = name.partition("/")
@@ -81,8 +89,7 @@ class Memory:
     def save(self, round: int, state: TrainState | None, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write a round's file whole, and drop all but the three newest up to it (later ones are of an interrupted attempt).
 
-        The file is there, whole, when this returns, whatever kills the process then. Bringing it to the platter is left to
-        a thread, for that takes longer than the write: only a power cut within that moment can cost the newest file.
+        The file is there, whole, when this returns, whatever kills the process then.
         """
         from safetensors.torch import save_file
 
@@ -92,8 +99,13 @@ class Memory:
         self.folder.mkdir(parents=True, exist_ok=True)
         tmp = self.folder / f".round-{round:03d}.{os.getpid()}.tmp"
         save_file(tensors, str(tmp))
+        if self.durable:
+            _sync(tmp)
         tmp.replace(self._path(round))
-        threading.Thread(target=_make_durable, args=(self._path(round),)).start()
+        if self.durable:
+            sync_folder(self.folder)
+        else:
+            threading.Thread(target=_make_durable, args=(self._path(round),)).start()
         numbers = self._rounds()
         for number in set(numbers) - set([n for n in numbers if n <= round][-KEEP:]):
             self._path(number).unlink(missing_ok=True)
@@ -135,6 +147,10 @@ class Memory:
 def _make_durable(path: Path) -> None:
     """Bring a file and its name to the platter; one that was dropped meanwhile needs no more."""
     with contextlib.suppress(FileNotFoundError):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(path)
         sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from client.workspace import Site, code_digest
 from tmca_core.algorithms import ALGORITHMS, EXTRA
 from tmca_core.cases.case import CaseTensors
 from tmca_core.compression import COMPRESSIONS
+from tmca_core.config import Config
 from tmca_core.errors import FederationError, UpdateRejected
 from tmca_core.losses import LOSSES
 from tmca_core.messages import (
@@ -37,6 +42,11 @@ from tmca_core.training.evaluation import evaluate, site_summary
 from tmca_core.training.loop import FitResult, fit
 from tmca_core.training.rules import LocalRule
 from tmca_core.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+# Of so many runs a site keeps what it remembers.
+KEPT_RUNS = 16
 
 
 class TensorArray(ByReference, Array):  # type: ignore[override]
@@ -83,7 +93,18 @@ def hold_to_cases(site: Site, content: RecordDict) -> None:
     data = site.data
     parts = {"train": data.train, "val": data.val, "test": data.test}
     texts = {split: [f"{case.case_id}\x1f{case.patient_id}\x1f{case.text}" for case in part.cases] for split, part in parts.items()}
-    Memory.of(site.state, site.name, _text(content, "run")).hold_to(texts)
+    memory = Memory.of(site.state, site.name, _text(content, "run"))
+    if not memory.folder.exists():
+        _drop_old_runs(memory.folder.parent)
+    memory.hold_to(texts)
+
+
+def _drop_old_runs(folder: Path) -> None:
+    """Make room for a run: a server that names a new one each time does not fill the disk."""
+    runs = [path for path in folder.glob("*") if path.is_dir() and re.fullmatch(r"[0-9a-f]{1,32}", path.name)]
+    for old in sorted(runs, key=lambda path: path.stat().st_mtime)[: -KEPT_RUNS + 1]:
+        log.info("what is remembered of the old run %s is removed.", old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def train(site: Site, content: RecordDict) -> RecordDict:
@@ -97,17 +118,18 @@ def train(site: Site, content: RecordDict) -> RecordDict:
         TmcaError: training failed (`Diverged`), or the site's state is damaged.
     """
     workspace, config = site.workspace, site.workspace.config
-    round, run = _integer(content, "round"), _text(content, "run")
+    round, run = _round(content, config, 1), _text(content, "run")
     algorithm, keep = ALGORITHMS[config.federation.algorithm], config.federation.keep_optimizer
     received = _receive(site, content, algorithm.sent(spec_of(workspace.shared)))
     start = {name: received[name] for name in workspace.shared}
     extras = {name.removeprefix(EXTRA): tensor for name, tensor in received.items() if name not in start}
-    memory = Memory.of(site.state, site.name, run)
+    memory = Memory.of(site.state, site.name, run, site.durable)
     state, remembered = memory.load(before=round)
     rule = algorithm.local(config)
     groups, beside = _train_twin(site, rule.twin, start, remembered, round) if rule.twin else ({}, 0.0)
     _restore(site, remembered)
-    settled = _settled(remembered, content)
+    counted = _integer(content, "counted")
+    turn, settled, residual = _settled(remembered, counted)
     rule.start(workspace.network, start, extras, settled)
     if config.privacy.enabled:
         from client.private import train_privately
@@ -121,10 +143,17 @@ def train(site: Site, content: RecordDict) -> RecordDict:
     tensors |= {f"{EXTRA}{name}": tensor.cpu() for name, tensor in told.sent.items()}
     compression = COMPRESSIONS[config.federation.compression](config)
     draws = torch_rng(config.seed, "compression", site.name, round)
-    tensors, residual = compression.encode(tensors, remembered.get("residual", {}), draws)
-    groups |= {"personal": workspace.personal, "residual": residual}
+    tensors, unsent = compression.encode(tensors, residual, draws)
+    groups |= {"personal": workspace.personal, "residual": unsent}
     if told.kept:
-        groups |= {"kept": told.kept, "settled": settled, "turn": {"round": torch.tensor(round)}}
+        if turn < counted:
+            log.error(
+                "site '%s': the server counts on what this site kept in round %d, and the newest that is found in %s is of %s. The "
+                "algorithm's sum over the sites stays wrong by the difference: start a new run if this site has many of the cases.",
+                *(site.name, counted, memory.folder, f"round {turn}" if turn else "no round"),
+            )
+        spare = {name: tensor for name, tensor in residual.items() if name.startswith(EXTRA)}
+        groups |= {"kept": told.kept, "settled": settled, "settled-residual": spare, "turn": {"round": torch.tensor(round)}}
     if keep or any(groups.values()):
         memory.save(round, result.state if keep else None, groups)
     arrays = ArrayRecord()
@@ -144,14 +173,14 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
         FederationError: the message lacks something, or its weights do not fit the network.
     """
     workspace, config = site.workspace, site.workspace.config
-    split = _text(content, "split")
+    split, round = _text(content, "split"), _round(content, config, 0)
     parts: dict[str, CaseTensors] = {"val": site.data.val, "test": site.data.test}
     if split not in parts:
         raise FederationError(f"split '{split}' cannot be evaluated; val and test can.")
     _receive(site, content, spec_of(workspace.shared))
     if workspace.personal or ALGORITHMS[config.federation.algorithm].local(config).twin:
         memory = Memory.of(site.state, site.name, _text(content, "run"))
-        remembered = memory.load(before=_integer(content, "round") + 1)[1]
+        remembered = memory.load(before=round + 1)[1]
         _restore(site, remembered)
         _put(site, remembered.get("twin", {}))
     full = split == "test"
@@ -170,12 +199,20 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
     return RecordDict({METRICS: MetricRecord({**summary}), SETTINGS: ConfigRecord({"split": split})})
 
 
-def _settled(remembered: Groups, content: RecordDict) -> dict[str, Tensor]:
-    """What the algorithm kept in the last turn that the server counted: of a later one, lost on its way or too late, it knows nothing."""
-    if "turn" not in remembered:
-        return {}
-    lost = int(remembered["turn"]["round"]) != _integer(content, "counted")
-    return remembered.get("settled" if lost else "kept", {})
+def _settled(remembered: Groups, counted: int) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
+    """What the site stands on: of a turn after `counted`, lost on its way or too late, the server knows nothing.
+
+    Such a turn's share of the algorithm's sums was never added, so what was kept before it holds again, and what compression had left
+    unsent of them then. What is unsent of the weights stays: it is of this site's training, which did take place.
+
+    Returns:
+        (round of the newest turn that is remembered, 0 where none is; what the algorithm kept; what compression left unsent).
+    """
+    turn, residual = int(remembered["turn"]["round"]) if "turn" in remembered else 0, remembered.get("residual", {})
+    if turn <= counted:
+        return turn, remembered.get("kept", {}), residual
+    weights = {name: tensor for name, tensor in residual.items() if not name.startswith(EXTRA)}
+    return turn, remembered.get("settled", {}), weights | remembered.get("settled-residual", {})
 
 
 def _fit(site: Site, rule: LocalRule, round: int, state: TrainState | None) -> FitResult:
@@ -252,6 +289,13 @@ def _integer(content: RecordDict, key: str) -> int:
     value = _field(content, key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise FederationError(f"the server's message has no valid '{key}' (got {value!r}).")
+    return value
+
+
+def _round(content: RecordDict, config: Config, first: int) -> int:
+    value = _integer(content, "round")
+    if not first <= value <= config.federation.rounds:
+        raise FederationError(f"the server names round {value}; this run has rounds {first} to {config.federation.rounds}.")
     return value
 
 

@@ -66,12 +66,14 @@ class Site:
         name: unique in the federation.
         data: its cases, by split.
         state: folder on the site's own disk for what it remembers between rounds.
+        durable: what it remembers must outlast a power cut.
     """
 
     name: str
     data: SiteData
     state: Path
     workspace: Workspace
+    durable: bool
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +131,7 @@ def open_site(config: Config, node: Mapping[str, Any], place: int = 0) -> Site:
     else:
         raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     data = workspace.sites[key]
-    return Site(data.name, data, _state_folder(config, node), workspace)
+    return Site(data.name, data, _state_folder(config, node), workspace, durable=not simulated(node))
 
 
 @lru_cache(maxsize=1)

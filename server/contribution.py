@@ -1,7 +1,8 @@
 """What each site adds: the round's model against the models that the same round makes without one of the sites.
 
-The round is aggregated anew once for every site, by the run's own algorithm and from the replies on disk, so memory holds one more
-model. For N sites that is N (N − 1) additions and N validations at all sites: a setting for every so many rounds.
+The round is aggregated anew once for every site, by the run's own algorithm and from the replies on disk, so memory holds the
+round's start, one more model, and the fold's own memory twice. For N sites that is N (N − 1) additions and N validations at all
+sites: a setting for every so many rounds.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Progress:
         history: one record a round. `faults`: every turn a site lost, and every reply that was refused.
         sites: run.json's entries by name.
         turns: seconds of every turn in training, by site. `late`: by how many seconds its late answers were late.
-        norms: norm / √steps of the last accepted updates (`server.screening`).
+        norms: size of the last accepted updates (`server.screening.size_of`).
         contribution: Dice gained by having a site, by site, one figure a round in which that was measured.
         seconds: `training`: the sites' own, summed (sites that train at the same time add up); `communication`: wall time of
             the training phases that is neither that nor aggregation; `aggregation`, `evaluation`: wall; `total`: wall.

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from torch import Tensor
 
+from tmca_core.messages import to_bytes
 from tmca_core.run import Run, sync_folder, write_atomically
 
 log = logging.getLogger(__name__)
@@ -41,27 +42,50 @@ class Reply:
     steps: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Received:
     """`received/round-NNN/` of a run: `cohort.json`, who was asked, and `SITE.safetensors`, whole replies in the order they came."""
 
     run: Run
     round: int
+    _next: int = 0
 
     @property
     def folder(self) -> Path:
         """Of this round."""
         return self.run.folder / "received" / f"round-{self.round:03d}"
 
-    def cohort(self, drawn: Sequence[str]) -> list[str]:
-        """The sites of this round: those asked before a crash, else those drawn now, which are written down."""
+    def cohort(self, drawn: Sequence[str], start: str) -> list[str]:
+        """The sites of this round: those asked before a crash, else those drawn now, which are written down.
+
+        Args:
+            drawn: now.
+            start: digest of what the round begins with; replies to anything else are worth nothing, and are removed.
+        """
         path = self.folder / "cohort.json"
         if path.exists():
-            asked: list[str] = json.loads(path.read_text())
-            return asked
+            before = json.loads(path.read_text())
+            if before["start"] == start:
+                asked: list[str] = before["sites"]
+                return asked
+            log.warning("the replies in %s are to other weights: they are removed, and their sites asked again.", self.folder)
+            self.discard()
+        return self.pin(drawn, start)
+
+    def pin(self, cohort: Sequence[str], start: str) -> list[str]:
+        """Write down who is asked."""
+        path = self.folder / "cohort.json"
         with self.run.writing(path):
-            write_atomically(path, json.dumps(list(drawn)))
-        return list(drawn)
+            write_atomically(path, json.dumps({"start": start, "sites": list(cohort)}))
+        return list(cohort)
+
+    def discard(self) -> None:
+        """Remove all that is kept of this round."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def drop(self, site: str) -> None:
+        """Remove a site's reply."""
+        self._path(site).unlink(missing_ok=True)
 
     def write(self, reply: Reply) -> None:
         """Put a reply on disk, whole (tmp, fsync, rename).
@@ -72,8 +96,8 @@ class Received:
         from safetensors.torch import save_file
 
         values = {field.name: getattr(reply, field.name) for field in fields(reply) if field.name != "tensors"}
-        values["order"] = len(list(self.folder.glob("*.safetensors")))
-        path = self.folder / f"{_file_name(reply.site)}.safetensors"
+        values["order"], self._next = self._next, self._next + 1
+        path = self._path(reply.site)
         tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with self.run.writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +108,19 @@ class Received:
             sync_folder(self.folder)
 
     def replies(self) -> Iterator[Reply]:
-        """What is there, in the order of arrival, one in memory at a time; a damaged file is removed, so that its site is asked again."""
+        """What is there, in the order of arrival, one in memory at a time; what is written afterwards comes after it."""
+        from safetensors import safe_open
+
+        for path, values in self._listed():
+            with safe_open(str(path), framework="pt") as file:
+                yield Reply(tensors={name: file.get_tensor(name) for name in file.keys()}, **values)  # noqa: SIM118  (no mapping)
+
+    def sites(self) -> list[str]:
+        """Whose replies are there, in the order of arrival."""
+        return [values["site"] for _, values in self._listed()]
+
+    def _listed(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Files and what they say beside tensors, in order; a damaged one is removed, so that its site is asked again."""
         from safetensors import SafetensorError, safe_open
 
         order: list[tuple[int, Path, dict[str, Any]]] = []
@@ -96,20 +132,36 @@ class Received:
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("%s cannot be read (%s): it is removed, and its site asked again.", path, error)
                 path.unlink(missing_ok=True)
-        for _, path, values in sorted(order, key=lambda entry: entry[0]):
-            with safe_open(str(path), framework="pt") as file:
-                yield Reply(tensors={name: file.get_tensor(name) for name in file.keys()}, **values)  # noqa: SIM118  (no mapping)
+        order.sort(key=lambda entry: entry[0])
+        self._next = max(self._next, order[-1][0] + 1) if order else self._next
+        return [(path, values) for _, path, values in order]
+
+    def _path(self, site: str) -> Path:
+        return self.folder / f"{_file_name(site)}.safetensors"
 
 
-def clear(run: Run, upto: int) -> None:
-    """Remove the replies of all rounds up to `upto`: a checkpoint holds what they were for."""
+def start_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bits of what a round sends."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(to_bytes(tensor))
+    return digest.hexdigest()
+
+
+def clear(run: Run, upto: int, beyond: int | None = None) -> None:
+    """Remove the replies of all rounds up to `upto`, for a checkpoint holds what they were for; and of those after round `beyond`.
+
+    These belong to rounds whose start is lost: the one before them is done again, at the sites too.
+    """
     for folder in (run.folder / "received").glob("round-*"):
-        if int(folder.name.removeprefix("round-")) <= upto:
+        number = int(folder.name.removeprefix("round-"))
+        if number <= upto or (beyond is not None and number > beyond):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file_name(site: str) -> str:
-    """A file name for any name of a site."""
+    """A file name for any name of a site, each its own: `quote` gives neither "%2E" nor "+"."""
     name = quote(site, safe="")
-    name = name if len(name) <= 150 else f"{name[:100]}-{hashlib.sha256(site.encode()).hexdigest()[:16]}"
-    return f"_{name}" if name.startswith(".") else name
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
+    return name if len(name) <= 150 else f"{name[:100]}+{hashlib.sha256(site.encode()).hexdigest()}"

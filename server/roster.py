@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from server.exchange import TOO_LATE, exchange, request
+from server.exchange import exchange, request
 from tmca_core.config import Config
 from tmca_core.errors import FederationError
 from tmca_core.messages import PLACE, PLACES, QUERY, SETTINGS, Hello
@@ -19,9 +19,10 @@ from tmca_core.seeds import numpy_rng
 
 log = logging.getLogger(__name__)
 
-# A node that claims to serve more sites than this is asked for no more.
+# A simulated node serves no more sites than this.
 MOST_PLACES = 100_000
-# Seconds for a hello where there are enough sites without it; who is slower is asked again before the next round.
+# Seconds that a deployed node has for its hello before it is asked again; where there are enough sites without it, that is after as long
+# a pause, which doubles every time, so that a node that hangs costs little.
 HELLO_SECONDS = 60.0
 
 OnRefusal = Callable[[str, str, str], None]
@@ -43,6 +44,7 @@ class Roster:
 
     Attributes:
         refused: told name, reason and kind of every hello that is none.
+        deployed: every node is one site; else one may serve several.
         nodes: site → (node id, which of the sites that this node serves).
         known: names of all sites that have ever said hello in this run.
     """
@@ -50,13 +52,15 @@ class Roster:
     identity: Identity
     config: Config
     refused: OnRefusal
+    deployed: bool = False
     hellos: dict[str, Hello] = field(default_factory=dict)
     nodes: dict[str, tuple[int, int]] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     _asked: set[int] = field(default_factory=set)
+    _silent: dict[int, tuple[float, float]] = field(default_factory=dict)  # node → (the moment to ask it again, the pause before that)
 
     def gather(self, grid: Grid, settle: float) -> None:
-        """Wait until `min_sites` sites can be trained on; at first also until every node that is there has answered.
+        """Wait until `min_sites` sites can be trained on; at first also until every node that is there has answered or had its time.
 
         Args:
             grid: where the nodes are.
@@ -72,12 +76,13 @@ class Roster:
             before = set(self._asked)
             left = max(start + settings.wait - time.monotonic(), 1e-3)
             enough = len(self.trainers()) >= settings.min_sites
-            # Once there are enough, nobody waits long for a node that does not answer.
-            problems |= self.refresh(grid, min(left, HELLO_SECONDS) if enough else left)
+            # A simulation's sites are all there, and may all be waited for; of hospitals' nodes one may hang.
+            problems |= self.refresh(grid, min(left, HELLO_SECONDS) if enough or self.deployed else left, needed=not enough)
             now = time.monotonic()
             newest = now if self._asked - before else newest
             end = min(start + settings.wait, newest + settle)
-            if len(self.trainers()) >= settings.min_sites and (not first or set(grid.get_node_ids()) <= self._asked):
+            enough = len(self.trainers()) >= settings.min_sites
+            if enough and (not first or now >= end or set(grid.get_node_ids()) <= self._asked):
                 break
             if now >= end:
                 raise FederationError(self._too_few(len(self._asked), problems))
@@ -92,15 +97,20 @@ class Roster:
         """Names of sites that have said hello in this run and are not there now, sorted."""
         return sorted(self.known - self.hellos.keys())
 
-    def refresh(self, grid: Grid, seconds: float) -> dict[str, str]:
-        """Ask nodes that were not asked before, and forget nodes that have gone, so that they may come back; returns refusals by node."""
+    def refresh(self, grid: Grid, seconds: float, needed: bool) -> dict[str, str]:
+        """Ask nodes that were not asked before, and forget nodes that have gone, so that they may come back; returns refusals by node.
+
+        Nodes that did not answer are asked again: where they are `needed` at once, else after their pause.
+        """
         present = set(grid.get_node_ids())
         for site in [site for site, (node, _) in self.nodes.items() if node not in present]:
             log.warning("site '%s' has left.", site)
             del self.nodes[site], self.hellos[site]
         self._asked &= present  # a SuperNode that is started again may have the same id
-        new = sorted(present - self._asked)
-        self._asked |= set(new)
+        self._silent = {node: pause for node, pause in self._silent.items() if node in present}
+        due = {node for node, (moment, _) in self._silent.items() if needed or moment <= time.monotonic()}
+        new = sorted(present - self._asked | due)
+        self._asked |= present
         problems: dict[str, str] = {}
         asking = [(node, 0) for node in new]
         while asking:
@@ -122,23 +132,30 @@ class Roster:
             if answer.content is not None:
                 values: Mapping[str, Any] = answer.content.config_records.get(SETTINGS, {})
                 places = values.get(PLACES, 1)
-                if places == 0:
+                if self.deployed and places != 1:
+                    reason = f"it says that it serves {places} sites: in a deployment a node is one site."
+                elif places == 0:
                     log.info("node %d is one more than there are sites.", node)
                     continue
                 try:
                     hello = Hello.from_values(values)
-                    name, reason = hello.site, self._mismatch(hello)
+                    name, reason = hello.site, reason or self._mismatch(hello)
                     if not reason:
                         self.hellos[hello.site], self.nodes[hello.site] = hello, (node, place)
                 except FederationError as error:
-                    reason = str(error)
-                if not place and isinstance(places, int):
+                    reason = reason or str(error)
+                if not place and isinstance(places, int) and not self.deployed:
                     further += [(node, other) for other in range(1, min(places, MOST_PLACES))]
-            if answer.failure.startswith(TOO_LATE):
-                self._asked.discard(node)  # asked again before the next round
+            said = node in self._silent
+            if answer.kind == "late":
+                pause = 2 * self._silent[node][1] if said else HELLO_SECONDS
+                self._silent[node] = time.monotonic() + pause, pause
+            else:
+                self._silent.pop(node, None)
             if reason:
                 problems[name] = reason
-                self.refused(name, reason, answer.kind or "hello")
+                if not (said and answer.kind == "late"):
+                    self.refused(name, reason, answer.kind or "hello")
         return further
 
     def trainers(self) -> list[str]:
@@ -154,13 +171,16 @@ class Roster:
         return int(getattr(self.hellos[site], f"{split}_cases"))
 
     def cohort(self, round: int) -> list[str]:
-        """The sites to ask in a round: all, or `federation.cohort` and `oversample` more, drawn by (seed, round) over the sorted names."""
+        """The sites to ask in a round: all, or `federation.cohort` and `oversample` more, drawn by (seed, round) over the sorted names.
+
+        Of more than are needed those count that answer first: they are asked in the order drawn, or the first names would win.
+        """
         names, settings = self.trainers(), self.config.federation
         size = settings.cohort + math.ceil(settings.cohort * settings.oversample - 1e-9)
-        if not size or size >= len(names):
+        if not size or settings.cohort >= len(names):
             return names
-        drawn = numpy_rng(self.config.seed, "cohort", round).choice(len(names), size=size, replace=False)
-        return [names[i] for i in sorted(drawn)]
+        drawn = numpy_rng(self.config.seed, "cohort", round).choice(len(names), size=min(size, len(names)), replace=False)
+        return [names[i] for i in (drawn if size > settings.cohort else sorted(drawn))]
 
     def _mismatch(self, hello: Hello) -> str:
         if hello.site in self.hellos:

@@ -70,7 +70,7 @@ class Federation:
         self._refuse_what_cannot_be()
         code = source_digest(Path(__file__).parents[1])
         identity = Identity(config.digest(), spec_digest(self.spec), frozen_digest(self.network), code)
-        self.roster = Roster(identity, config, lambda site, reason, kind: self.fault("hello", site, reason, kind))
+        self.roster = Roster(identity, config, lambda site, reason, kind: self.fault("hello", site, reason, kind), deployed)
         self.unawaited = Unawaited(self._came_late)
         self.progress = Progress.new()
         self.round = 0
@@ -92,10 +92,11 @@ class Federation:
         self._settle = settle
         if last := self.run.last_checkpoint():
             self._restore(last)
-            clear(self.run, self.round)
+        clear(self.run, self.round, beyond=self.round + 1 if last else 0)
         self._gather()
         if not last:
             self._checkpoint()
+            self.settle()
 
     def train(self) -> None:
         """Rounds up to `federation.rounds`, or until the rule for stopping early ends them, each checkpointed.
@@ -223,8 +224,8 @@ class Federation:
         own = "personal" in roles(self.network).values() or self.algorithm.local(self.config).twin is not None
         if self.config.federation.select == "best" and own:
             raise ConfigError(
-                "federation.select=best takes the shared tensors of an earlier round, but sites keep their own tensors of the last two "
-                "rounds only: use select=last, or an algorithm without personal tensors."
+                "federation.select=best takes the shared tensors of an earlier round, but sites keep their own tensors of the last "
+                "three rounds only: use select=last, or an algorithm without personal tensors."
             )
         if self.config.privacy.enabled:
             from tmca_core.privacy.training import refuse_coupled

@@ -8,6 +8,10 @@ from typing import Any
 
 from tmca_core.training.scores import ALWAYS, INTERVAL, MAY_BE_NEGATIVE, WITHOUT_REPORT, SiteSummary, of_targets
 
+UNBOUNDED = ("loss_sum", "hd95_sum")
+# Of areas, which is part of which.
+PARTS = {"intersection": "predicted", "laterality_wrong": "laterality_area", "laterality_area": "predicted"}
+
 
 def declared(record: Mapping[str, Any], targets: int = 1) -> SiteSummary:
     """The numbers of a reply that `site_summary` declares for that many targets; whatever else is in it is dropped."""
@@ -40,4 +44,26 @@ def check_summary(summary: SiteSummary, cases: int, targets: int = 1) -> str:
     counted = [key for key in summary if key.endswith("_cases") or key.rpartition(":")[2].startswith("empty_")]
     counts = ("patients", *counted, "laterality_empty")
     above = next((key for key in counts if summary[key] > cases), None)
-    return f"the evaluation's '{above}' is {summary[above]:g}, above the number of cases" if above else ""
+    return f"the evaluation's '{above}' is {summary[above]:g}, above the number of cases" if above else _beyond(summary)
+
+
+def _beyond(summary: SiteSummary) -> str:
+    """Which figure is larger than it can be; "" where none is. Shares and Dice are at most 1 a case, parts at most the whole."""
+    for key in summary:
+        prefix, name = key.rpartition(":")[::2]
+        before = prefix and f"{prefix}:"
+        if name.endswith("_sum") and name not in UNBOUNDED:
+            # A target has no count of its own for these: they are of all cases.
+            most = summary.get(f"{key.removesuffix('_sum')}_cases", summary["cases"])
+            if summary[key] > most:
+                return f"the evaluation's '{key}' is {summary[key]:g}, of {most:g} cases that have 1 at most"
+        elif name in PARTS and summary[key] > summary[f"{before}{PARTS[name]}"]:
+            return f"the evaluation's '{key}' is {summary[key]:g}, above '{before}{PARTS[name]}'"
+        elif name in ("dice_image", *INTERVAL) and summary[key] > 1:
+            return f"the evaluation's '{key}' is {summary[key]:g}, above 1"
+    mean = summary["dice_sum"] / summary["cases"]
+    if not math.isclose(summary["dice_image"], mean, abs_tol=1e-6):
+        return f"the evaluation's 'dice_image' is {summary['dice_image']:g}, and the mean of its cases {mean:g}"
+    if "ci95_low" in summary and summary["ci95_low"] > summary["ci95_high"]:
+        return f"the evaluation's interval from {summary['ci95_low']:g} to {summary['ci95_high']:g} is none"
+    return ""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
 from server.exchange import Answer, carried_bytes, exchange, pack
 from server.private import local_steps
-from server.received import Received, Reply
-from server.screening import screen
+from server.received import Received, Reply, start_digest
+from server.screening import FEWEST, mean_rate, screen, size_of
 from tmca_core.errors import FederationError, UpdateRejected
-from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN, TRAIN_METRICS, Update, check_update, to_tensor, unpack_update
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN, TRAIN_METRICS, Update, check_update, finite, to_tensor, unpack_update
 
 if TYPE_CHECKING:
     from server.rounds import Federation
@@ -28,6 +28,7 @@ class Turns:
         completed: sites whose update was folded. `failed`: the others' reasons. `surplus`: asked and not needed.
         steps, busy: local steps and the sites' own seconds, summed over `completed`.
         folding: seconds of checking, keeping and folding.
+        held: replies, with updates and norms, that wait until there are enough to compare their sizes; before that nothing is folded.
     """
 
     completed: list[str] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Turns:
     steps: float = 0.0
     busy: float = 0.0
     folding: float = 0.0
+    held: list[tuple[Reply, Update, float]] = field(default_factory=list)
 
 
 def train_round(federation: Federation, received: Received | None) -> Turns:
@@ -47,14 +49,16 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
             their sites not asked again. None: they are not kept.
 
     Raises:
-        FederationError: fewer than `min_sites` usable updates; the weights are those of the round's start.
+        FederationError: fewer than `min_sites` usable updates; the weights are those of the round's start. Or what came of them is not
+            finite, and must not be kept.
         StorageError: a reply could not be kept.
     """
     begin, settings, roster = time.perf_counter(), federation.config.federation, federation.roster
     drawn = roster.cohort(federation.round)
-    cohort = received.cohort(drawn) if received else drawn
+    sent = {**federation.weights, **federation.fold.broadcast()}
+    cohort = _pinned(federation, received, drawn, start_digest(sent)) if received else drawn
     wanted = min(settings.cohort or len(cohort), len(cohort))
-    arrays = pack({**federation.weights, **federation.fold.broadcast()})
+    arrays = pack(sent)
     fields: dict[str, str | int] = {"round": federation.round, "run": federation.progress.run}
     counted = {site: record["round"] for record in federation.progress.history for site in record["completed"]}
     requests = {
@@ -66,10 +70,11 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     turns = Turns()
     federation.fold.begin(sum(hello.weight(settings.weighting) for hello in roster.hellos.values()))
     for reply in received.replies() if received else ():
-        _take(federation, turns, reply, down, None)
+        _take(federation, turns, reply, down, received, kept=True)
         requests.pop(reply.site, None)
+    there = {*turns.completed, *turns.failed, *(reply.site for reply, _, _ in turns.held)}
     for site in cohort:
-        if site not in requests and site not in turns.completed:
+        if site not in requests and site not in there:
             _lose(federation, turns, Answer(site, None, "it was asked before the server was started again, and is gone", "failed"))
     answers = exchange(
         federation.grid,
@@ -78,7 +83,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
         seconds=settings.deadline,
         unawaited=federation.unawaited,
         round=federation.round,
-        enough=lambda: len(turns.completed) >= wanted,
+        enough=lambda: len(turns.completed) + len(turns.held) >= wanted,
     )
     for answer in answers:
         if answer.content is None:
@@ -86,15 +91,19 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
             continue
         folded = time.perf_counter()
         try:
-            _take(federation, turns, _reply(federation, answer, answer.content), down, received)
+            reply = _reply(federation, answer, answer.content)
         except UpdateRejected as error:
             _lose(federation, turns, Answer(answer.site, None, str(error), error.kind))
+        else:
+            _take(federation, turns, reply, down, received)
         turns.folding += time.perf_counter() - folded
+    _release(federation, turns, down, received)
     if not turns.completed or len(turns.completed) < settings.min_sites:
         raise FederationError(_too_few(federation, turns))
     wall, start = time.perf_counter() - begin, time.perf_counter()
     federation.settle()
     federation.fold.finish(federation.weights)
+    _hold_to_finite(federation, received)
     federation.progress.add_seconds("training", turns.busy)
     federation.progress.add_seconds("communication", max(0.0, wall - turns.folding - turns.busy))
     federation.progress.add_seconds("aggregation", turns.folding + time.perf_counter() - start)
@@ -111,6 +120,8 @@ def decoded(federation: Federation, reply: Reply) -> tuple[Update, float]:
     tensors = federation.compression.decode(reply.tensors, spec)
     update = unpack_update(tensors, reply.settings, reply.metrics, federation.config.privacy.enabled)
     norm = check_update(update, spec, federation.round)
+    if (steps := update.metrics["steps"]) != reply.steps:
+        raise UpdateRejected(f"it is of {steps:g} steps, but the cases that the site announced take {reply.steps} steps.", "metrics")
     if update.weight != reply.weight:
         raise UpdateRejected(f"its weight is {update.weight}, but it announced {reply.weight}.", "weight")
     return update, norm
@@ -134,26 +145,105 @@ def _reply(federation: Federation, answer: Answer, content: RecordDict) -> Reply
     )
 
 
-def _take(federation: Federation, turns: Turns, reply: Reply, down: int, received: Received | None) -> None:
-    """Check, keep and fold one reply."""
-    update, norm = decoded(federation, reply)
-    screen(norm, reply.steps, federation.progress.norms, federation.config.federation.max_norm_ratio)
-    if received:
+def _pinned(federation: Federation, received: Received, drawn: list[str], start: str) -> list[str]:
+    """The cohort: the one of before a crash as long as enough of it can still come together."""
+    cohort, kept = received.cohort(drawn, start), received.sites()
+    gone = [site for site in cohort if site not in federation.roster.nodes and site not in kept]
+    if not gone or len({*cohort, *kept} - {*gone}) >= max(1, federation.config.federation.min_sites):
+        return cohort
+    federation.note(
+        f"round {federation.round}: {', '.join(gone)} {'was' if len(gone) == 1 else 'were'} asked before the server was started again and "
+        "not there now; without them there are too few sites, so the cohort is drawn anew. Replies that are kept still count."
+    )
+    return received.pin([*kept, *(site for site in drawn if site not in kept)], start)
+
+
+def _take(federation: Federation, turns: Turns, reply: Reply, down: int, received: Received | None, kept: bool = False) -> None:
+    """Check, keep (unless it is kept) and fold one reply; one of the first of a run waits for others to be compared with."""
+    norms, ratio = federation.progress.norms, federation.config.federation.max_norm_ratio
+    early = bool(ratio) and len(norms) < FEWEST
+    if early:  # what it refers to changes before it is folded
+        reply = replace(reply, tensors={name: tensor.clone() for name, tensor in reply.tensors.items()})
+    try:
+        update, norm = decoded(federation, reply)
+        if not early:
+            screen(norm, reply.steps, norms, ratio, rate=_rate(federation, reply))
+    except UpdateRejected as error:
+        _refuse(federation, turns, reply, error, received)
+        return
+    if received and not kept:
         received.write(reply)
+    if not early:
+        _fold(federation, turns, reply, update, down)
+        return
+    turns.held.append((reply, update, norm))
+    if len(turns.held) >= FEWEST:
+        _release(federation, turns, down, received)
+
+
+def _release(federation: Federation, turns: Turns, down: int, received: Received | None) -> None:
+    """Fold the replies that were held, but those too large among them: of one round, for the warm-up makes the first rounds' small.
+
+    Fewer than three are compared with those before, as any other.
+    """
+    norms, held = federation.progress.norms, turns.held
+    turns.held = []
+    sizes = [size_of(norm, reply.steps, _rate(federation, reply)) for reply, _, norm in held] if len(held) >= FEWEST else None
+    for reply, update, norm in held:
+        try:
+            ratio = federation.config.federation.max_norm_ratio
+            screen(norm, reply.steps, norms, ratio, among=sizes, rate=_rate(federation, reply))
+        except UpdateRejected as error:
+            _refuse(federation, turns, reply, error, received)
+        else:
+            _fold(federation, turns, reply, update, down)
+
+
+def _rate(federation: Federation, reply: Reply) -> float:
+    return mean_rate(federation.config, federation.round, reply.steps)
+
+
+def _refuse(federation: Federation, turns: Turns, reply: Reply, error: UpdateRejected, received: Received | None) -> None:
+    """What is refused is not kept."""
+    _lose(federation, turns, Answer(reply.site, None, str(error), error.kind))
+    if received:
+        received.drop(reply.site)
+
+
+def _fold(federation: Federation, turns: Turns, reply: Reply, update: Update, down: int) -> None:
     federation.fold.add(update)
+    # No site has worked longer than was waited for it.
+    seconds = min(update.metrics.get("seconds", reply.seconds), reply.seconds)
     turns.completed.append(reply.site)
-    turns.steps += update.metrics["steps"]
-    turns.busy += update.metrics.get("seconds", reply.seconds)
+    turns.steps += reply.steps
+    turns.busy += seconds
     federation.progress.count(reply.site, reply.bytes, down, reply.seconds)
     federation.emit(
         "site_train",
         round=federation.round,
         site=reply.site,
         loss=update.metrics.get("loss"),
-        seconds=update.metrics.get("seconds"),
+        seconds=seconds if "seconds" in update.metrics else None,
         bytes_up=reply.bytes,
         bytes_down=down,
     )
+
+
+def _hold_to_finite(federation: Federation, received: Received | None) -> None:
+    """Stop before weights that overflowed are kept.
+
+    Raises:
+        FederationError: naming the first tensor of the weights or of the fold's state that is not finite.
+    """
+    for name, tensor in {**federation.weights, **federation.fold.state()}.items():
+        if not finite(tensor):
+            if received:
+                received.discard()
+            raise FederationError(
+                f"round {federation.round}: tensor '{name}' is not finite after the updates were folded, each of which was. Round "
+                f"{federation.round - 1} is kept in {federation.run.folder}; see which site's updates are huge (federation.max_norm_ratio "
+                "bounds them) and repeat the command to go on from there."
+            )
 
 
 def _lose(federation: Federation, turns: Turns, answer: Answer) -> None:

@@ -297,6 +297,12 @@ class ScenarioSettings(Section):
         return tuple(name.strip() for name in self.poison_sites.split(",") if name.strip())
 
 
+_WITHOUT_INFLUENCE = (
+    "data.cache_dir", "data.manifest", "federation.wait", "federation.poll", "federation.spill", "federation.keep_replies",
+)  # fmt: skip
+"""Beside `simulation.…`: with other values a run may go on in its folder. `federation.deadline` is none, it decides who is late."""
+
+
 class Config(Section):
     """Every setting of a run."""
 
@@ -328,8 +334,8 @@ class Config(Section):
         return parse({**self.flat(), **values})
 
     def digest(self) -> str:
-        """sha256 over all settings that influence the result (not folders, engine or baselines)."""
-        same = {k: v for k, v in self.flat().items() if not k.startswith("simulation.") and k not in ("data.cache_dir", "data.manifest")}
+        """sha256 over all settings that influence the result (not folders, engine, baselines, or how the server waits and stores)."""
+        same = {k: v for k, v in self.flat().items() if not k.startswith("simulation.") and k not in _WITHOUT_INFLUENCE}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
     def to_toml(self) -> str:

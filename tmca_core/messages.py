@@ -105,7 +105,10 @@ def to_tensor(name: str, array: SerialisedArray) -> Tensor:
     if any(side < 0 for side in shape) or len(data) != math.prod(shape) * dtype.itemsize:
         raise UpdateRejected(f"tensor '{name}' has {len(data)} bytes, which is no {array.dtype} of shape {shape}.")
     if not data:
-        return torch.empty(shape, dtype=dtype)
+        try:
+            return torch.empty(shape, dtype=dtype)
+        except RuntimeError:  # the sides beside the one of 0 overflow
+            raise UpdateRejected(f"tensor '{name}' has the shape {shape}, which no tensor has.", "shape") from None
     if sys.byteorder == "big":
         return (
             torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(-1, dtype.itemsize).flip(1).reshape(-1).view(dtype).reshape(shape)
@@ -177,7 +180,9 @@ class Hello:
 
     def weight(self, weighting: str) -> int:
         """The site's weight in the mean under `federation.weighting`; 0 where it has nothing to train on."""
-        return {"cases": self.train_cases, "patients": self.train_patients, "uniform": int(self.train_cases > 0)}[weighting]
+        if not (self.train_cases and self.train_patients):
+            return 0
+        return {"cases": self.train_cases, "patients": self.train_patients, "uniform": 1}[weighting]
 
 
 def spec_of(tensors: Mapping[str, Tensor]) -> Spec:

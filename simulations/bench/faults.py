@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from simulations.bench.faults_damage import rows
-from simulations.bench.faults_rows import Bench, Row
+from simulations.bench.faults_rows import Bench, Row, dice
 from simulations.bench.interface import BENCHMARKS, Measurement
 from tmca_core.run import write_atomically
 
@@ -33,14 +33,13 @@ def faults(
     out.mkdir(parents=True, exist_ok=True)
     played: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        log.info("the run without a fault")
         bench = Bench(Path(folder))
         for play in rows(bench, only):
             start = time.perf_counter()
             row = play()
             played.append(row)
             log.info("%d %s, %s: %s (%s) %.0f s", len(played), row.what, row.when, row.outcome, row.told, time.perf_counter() - start)
-        sound = bench.dice
+        sound = dice(bench.sound())
     table = _table(played, sound).replace(f"{folder}/", "")
     write_atomically(out / "faults.md", table)
     counts = collections.Counter(row.outcome for row in played)

@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simulations.bench.breaking import Ending, run_broken
 from simulations.bench.faults_rows import (
     BAD,
     BOUNDED,
+    LONGER,
     REFUSED_UPDATES,
     Bench,
     Row,
@@ -20,8 +22,8 @@ from simulations.bench.faults_rows import (
     dice,
     duplicate,
     faults,
-    finite,
     killed,
+    no_worse,
     reason,
     refused_then_sound,
     refused_update,
@@ -46,8 +48,16 @@ KILLS = {
 }
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "scaffold, int8": {"federation.algorithm": "scaffold", "federation.compression": "int8"},
+    "replies kept": {"federation.keep_replies": "on"},
+}
+"""Of federations that remember more than plain FedAvg, at the server and at the sites; `KILLED_TOO` are the moments when that matters."""
+KILLED_TOO = ("kill in a round", "kill in a checkpoint", "kill between rounds", "kill in a site's memory")
+
+
 def rows(bench: Bench, only: str = "") -> list[Callable[[], Row]]:
-    """Every row, to be played in this order, or those whose name contains `only` (and what they are held against)."""
+    """Every row, to be played in this order, or those whose name contains `only`."""
     slow = {"scenario.stragglers": 0.2, "scenario.delay": 5000.0, "federation.deadline": 3600.0}
     named: list[tuple[str, Callable[[], Row]]] = [
         *((kind, partial(refused_update, bench, kind)) for kind in REFUSED_UPDATES),
@@ -56,6 +66,11 @@ def rows(bench: Bench, only: str = "") -> list[Callable[[], Row]]:
         ("dropout", partial(weather, bench, "dropout", {"scenario.dropout": 0.3}, "sites do not answer")),
         ("stragglers", partial(weather, bench, "stragglers", slow, "replies come after the deadline")),
         *((trap, partial(killed, bench, trap, where, when)) for trap, (where, when) in KILLS.items()),
+        *(
+            (f"{trap}; {kind}", partial(killed, bench, trap, *KILLS[trap], values, kind))
+            for kind, values in KINDS.items()
+            for trap in KILLED_TOO
+        ),
         *((damage.__name__, partial(damage, bench)) for damage in DAMAGES),
     ]
     return [play for name, play in named if only in name]
@@ -187,12 +202,12 @@ def other_version(bench: Bench) -> Row:
 
 def damaged_memory(bench: Bench) -> Row:
     """A site's own state is damaged: it loses its turns and is named, and the others go on."""
-    out = bench.fresh("memory")
-    _stopped(bench, out)
+    out, config = bench.fresh("memory"), bench.base.with_values(LONGER)
+    run_broken(config, out, "kill between rounds")
     for path in (out / "sites" / BAD).rglob("round-*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
-    ending = run_broken(bench.base, out)
-    good = ending.done and {fault["site"] for fault in faults(out)} == {BAD} and finite(out)
+    ending = run_broken(config, out)
+    good = ending.done and {fault["site"] for fault in faults(out)} == {BAD} and no_worse(out, bench.sound(LONGER))
     told = f"{len(faults(out))} turns lost: {reason(out)}" if ending.done else ending.told
     return Row("a site's memory is cut short", "one site's disk", "after round 3", "recovered" if good else "lost", told, dice(out))
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from simulations.bench.breaking import ROUNDS, Ending, run_broken
+from tmca_core.cases.sites import site_names
 from tmca_core.config import parse
 from tmca_core.errors import WeightsError
 from tmca_core.run import Run
@@ -27,7 +28,8 @@ BAD = "phantom-01"
 WORSE = 0.1
 """Dice that a run under a bounded attack may be below the same fold's without it."""
 LONGER = {"training.steps": 16}
-"""So that a bounded attack is judged near the end of learning, where Dice no longer depends on every step."""
+"""So that what is judged by its Dice is near the end of learning, where that no longer depends on every step."""
+NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -51,33 +53,35 @@ class Row:
 
 
 class Bench:
-    """A folder of runs that are broken, and the one that is not.
+    """A folder of runs that are broken, and of those that are not.
 
     Attributes:
-        base: the configuration. `sound`: weights of the fault-free run. `dice`: its Dice.
+        base: the configuration.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = parse(SETTINGS | {"data.cache_dir": str(folder / "cache")})
-        ending = run_broken(self.base, folder / "sound")
-        if not ending.done:
-            raise RuntimeError(f"the fault-free run failed: {ending}")
-        self.sound, self.dice = weights(folder / "sound"), dice(folder / "sound")
-        self.absent: dict[str, torch.Tensor] = {}
-        self._unharmed: dict[str, float | None] = {}
+        self._sound: dict[frozenset[tuple[str, Any]], Path] = {}
 
-    def as_sound(self, out: Path) -> bool:
+    def sound(self, values: Mapping[str, Any] = NONE) -> Path:
+        """The fault-free run with these changes to the configuration; trained when it is first asked for.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        key = frozenset(values.items())
+        if key not in self._sound:
+            out = self.fresh(f"sound-{len(self._sound)}")
+            ending = run_broken(self.base.with_values(values), out)
+            if not ending.done:
+                raise RuntimeError(f"the fault-free run failed: {ending}")
+            self._sound[key] = out
+        return self._sound[key]
+
+    def as_sound(self, out: Path, values: Mapping[str, Any] = NONE) -> bool:
         """Whether a run ended with the weights of the fault-free one, bit for bit."""
-        return same(weights(out), self.sound)
-
-    def unharmed(self, algorithm: str) -> float | None:
-        """Dice of a fold without an attack, trained as long as `bounded` trains; measured once."""
-        if algorithm not in self._unharmed:
-            out = self.fresh(f"unharmed-{algorithm}")
-            run_broken(self.base.with_values({**LONGER, "federation.algorithm": algorithm}), out)
-            self._unharmed[algorithm] = dice(out)
-        return self._unharmed[algorithm]
+        return same(weights(out), weights(self.sound(values)))
 
     def fresh(self, name: str) -> Path:
         """An empty place for a run."""
@@ -123,17 +127,14 @@ BOUNDED = {
 
 
 def refused_update(bench: Bench, kind: str) -> Row:
-    """One site's updates cannot be used, from the second round on."""
-    out = bench.fresh(kind)
-    settings = {"scenario.poison": kind, "scenario.poison_sites": BAD, "scenario.poison_round": 2}
-    ending = run_broken(bench.base.with_values(settings), out)
-    if kind == "raise":
-        bench.absent = weights(out)
-    named = {fault["site"] for fault in faults(out)} == {BAD}
-    equal = same(weights(out), bench.absent)
+    """The last site's updates cannot be used: held against a federation that never had that site."""
+    out, names = bench.fresh(kind), site_names(bench.base)
+    ending = run_broken(bench.base.with_values({"scenario.poison": kind, "scenario.poison_sites": names[-1]}), out)
+    named = {fault["site"] for fault in faults(out)} == {names[-1]}
+    equal = bench.as_sound(out, {"phantom.sites": len(names) - 1})
     good = ending.done and named and equal
     told = f"{len(faults(out))} turns refused: {reason(out)}" if ending.done else ending.told
-    return Row(REFUSED_UPDATES[kind], "one site of five", "rounds 2 to 5", "recovered" if good else "lost", told, dice(out), equal)
+    return Row(REFUSED_UPDATES[kind], "one site of five", "every round", "recovered" if good else "lost", told, dice(out), equal)
 
 
 def bounded(bench: Bench, name: str) -> Row:
@@ -148,25 +149,24 @@ def bounded(bench: Bench, name: str) -> Row:
         "scenario.poison_round": 2,
     }
     ending = run_broken(bench.base.with_values(values), out)
-    final = dice(out)
-    unharmed = bench.unharmed(algorithm)
-    good = ending.done and finite(out) and final is not None and unharmed is not None and final > unharmed - WORSE
-    told = f"{told}; without it {0 if unharmed is None else unharmed:.3f}"
+    unharmed = bench.sound({**LONGER, "federation.algorithm": algorithm})
+    good = ending.done and no_worse(out, unharmed)
+    told = f"{told}; without it {dice(unharmed):.3f}"
     said = f"{told}; {len(faults(out))} turns refused{': ' + reason(out) if faults(out) else ''}" if ending.done else ending.told
-    return Row(name, f"one site of five; {algorithm}", "rounds 2 to 5", "recovered" if good else "lost", said, final)
+    return Row(name, f"one site of five; {algorithm}", "rounds 2 to 5", "recovered" if good else "lost", said, dice(out))
 
 
 def weather(bench: Bench, name: str, values: Mapping[str, Any], told: str) -> Row:
     """Sites that are away or slow; the run goes on without them."""
     out = bench.fresh(name)
-    ending = run_broken(bench.base.with_values(values), out)
-    good = ending.done and finite(out) and bool(faults(out))
+    ending = run_broken(bench.base.with_values({**LONGER, **values}), out)
+    good = ending.done and no_worse(out, bench.sound(LONGER)) and bool(faults(out))
     return Row(
         told,
         "the sites drawn",
         "any round",
         "recovered" if good else "lost",
-        f"{len(faults(out))} turns lost: {reason(out)}" if good else ending.told,
+        f"{len(faults(out))} turns lost: {reason(out)}" if ending.done else ending.told,
         dice(out),
     )
 
@@ -198,24 +198,30 @@ def reason(out: Path) -> str:
     return str(faults(out)[0]["reason"])[:110] if faults(out) else "none"
 
 
-def finite(out: Path) -> bool:
-    """The final weights are there and finite."""
-    found = weights(out)
-    return bool(found) and all(bool(torch.isfinite(tensor).all()) for tensor in found.values())
+def no_worse(out: Path, unharmed: Path) -> bool:
+    """The final weights are there and finite, and the Dice is at most `WORSE` below that of a run without the fault."""
+    found, own, other = weights(out), dice(out), dice(unharmed)
+    finite = bool(found) and all(bool(torch.isfinite(tensor).all()) for tensor in found.values())
+    return finite and own is not None and other is not None and own > other - WORSE
 
 
 # --- the process, the disk, the folder --------------------------------------------------------------
-def killed(bench: Bench, trap: str, where: str, when: str) -> Row:
-    """The process dies; the same command again."""
-    out = bench.fresh(trap.replace(" ", "-").replace("'", ""))
-    first = run_broken(bench.base, out, trap)
+def killed(bench: Bench, trap: str, where: str, when: str, values: Mapping[str, Any] = NONE, kind: str = "") -> Row:
+    """The process dies; the same command again.
+
+    Args:
+        values: changes to the configuration, `kind` in words.
+    """
+    out, config = bench.fresh(f"{trap} {kind}".strip().replace(" ", "-").replace("'", "")), bench.base.with_values(values)
+    first = run_broken(config, out, trap)
     kept = Run(out).checkpoints()
-    again = run_broken(bench.base, out)
-    equal = bench.as_sound(out)
+    again = run_broken(config, out)
+    equal = bench.as_sound(out, values)
     died = not first.done
     told = f"went on from {kept[-1].name if kept else 'the beginning'}" if again.done else again.told
-    good = died and again.done and equal and dice(out) == bench.dice
-    return Row(trap, where, when, "recovered" if good else "lost", told if died else "the trap did not spring", dice(out), equal)
+    good = died and again.done and equal and dice(out) == dice(bench.sound(values))
+    name = f"{trap}; {kind}" if kind else trap
+    return Row(name, where, when, "recovered" if good else "lost", told if died else "the trap did not spring", dice(out), equal)
 
 
 def refused_then_sound(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,35 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     memory.save(1, state(1), {})
     path = memory.folder / "round-001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(WeightsError, match="Delete it to start"):
+    with pytest.raises(WeightsError, match="Delete it to let this site begin anew"):
         memory.load(before=2)
+    memory.save(1, state(1), {})
+    memory.save(2, state(2), {})
+    path = memory.folder / "round-002.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(WeightsError, match="Delete it to go on from that of round 1"):
+        memory.load(before=3)
+    path.unlink()
+    loaded, _ = memory.load(before=3)
+    assert loaded is not None and loaded.step == 1
+
+
+def test_a_file_is_on_the_platter_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        done.append("folder synced" if Path(f"/proc/self/fd/{handle}").resolve().is_dir() else "file synced")
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    Memory.of(tmp_path, "a", "0f").save(1, state(1), {})
+    assert done == ["file synced", "renamed", "folder synced"]
 
 
 def test_a_run_holds_to_the_cases_it_began_with(tmp_path: Path) -> None:

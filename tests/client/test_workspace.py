@@ -53,6 +53,7 @@ def test_the_run_does_not_choose_a_hospitals_folders(manifest: Path, tmp_path: P
     config = tiny(data__cache_dir=str(tmp_path / "servers"), simulation__out=str(tmp_path / "servers-too"))
     site = open_site(config, {"manifest": str(manifest)})
     assert site.state == tmp_path / "default" / "tmca" / "sites"
+    assert site.durable and not open_site(config, {"partition-id": 0, "num-partitions": 3}).durable
     assert (tmp_path / "default" / "tmca" / "decoded").is_dir()
     own = open_site(config, {"manifest": str(manifest), "cache": str(tmp_path / "own")})
     assert own.state == tmp_path / "own" / "sites"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
-from made_up_sites import A_ROUND, NAMES, Sites, Tiny, Twist, assert_weights, settings
+from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
+from made_up_sites import A_ROUND, CASES, NAMES, Sites, Tiny, Twist, assert_weights, settings
 
 from server import rounds
 from server.app import federate
 from server.exchange import TensorArray
 from simulations.inprocess import InProcessGrid
 from tmca_core.errors import FederationError
-from tmca_core.messages import ARRAYS, SETTINGS
+from tmca_core.messages import ARRAYS, METRICS, RAW, SETTINGS
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,15 @@ def times(factor: float) -> Twist:
     def twist(content: RecordDict) -> RecordDict:
         for name in list(content[ARRAYS]):
             content[ARRAYS][name] = TensorArray(content[ARRAYS][name].tensor * factor)
+        return content
+
+    return twist
+
+
+def all_of(value: float) -> Twist:
+    def twist(content: RecordDict) -> RecordDict:
+        for name in list(content[ARRAYS]):
+            content[ARRAYS][name] = TensorArray(torch.full_like(content[ARRAYS][name].tensor, value))
         return content
 
     return twist
@@ -116,6 +125,110 @@ def test_a_site_that_claims_nothing_to_train_on_leaves_an_empty_cohort(tmp_path:
     sites.hello = {name: {"train_cases": 0, "train_patients": 0} for name in NAMES}
     with pytest.raises(FederationError, match=r"0 sites can train, 1 are needed.*without training cases: ghent, hannover, iowa"):
         federate(sites.grid(), config, tmp_path / "run", None)
+
+
+# --- small replies that mean harm ---------------------------------------------------------------------
+def metrics(**values: float) -> Twist:
+    def twist(content: RecordDict) -> RecordDict:
+        content[METRICS] = MetricRecord({**content[METRICS], **values})
+        return content
+
+    return twist
+
+
+def test_an_empty_tensor_of_an_impossible_shape_is_refused(tmp_path: Path) -> None:
+    config = settings(federation__rounds=1)
+    sites = Sites(config)
+
+    def twist(content: RecordDict) -> RecordDict:
+        content[ARRAYS]["a"] = Array(dtype="float32", shape=(0, 2**31 - 1, 2**31 - 1, 2**31 - 1), stype=RAW, data=b"")
+        return content
+
+    sites.twists["iowa", 1] = twist
+    summary = federate(sites.grid(), config, tmp_path / "run", None)
+    assert summary["rejections"] == {"iowa": {"shape": 1}}
+    assert_weights(tmp_path / "run", (10 * 0.1 + 30 * 0.2) / 40)
+
+
+def test_patients_without_cases_weigh_nothing(tmp_path: Path) -> None:
+    config = settings(federation__rounds=1, federation__weighting="patients")
+    sites = Sites(config)
+    sites.hello["iowa"] = {"train_cases": 0, "train_patients": 7}
+    sites.twists = {("ghent", 1): setting(weight=5), ("hannover", 1): setting(weight=15), ("iowa", 1): setting(weight=7)}
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert ("iowa", 1) not in sites.turns
+    assert_weights(tmp_path / "run", (5 * 0.1 + 15 * 0.2) / 20)
+
+
+def test_a_site_cannot_have_worked_longer_than_was_waited(tmp_path: Path) -> None:
+    config, events = settings(federation__rounds=2), []
+    sites = Sites(config)
+    sites.twists = {("iowa", round): metrics(seconds=1.7e308) for round in (1, 2)}
+    summary = federate(sites.grid(), config, tmp_path / "run", events.append)
+    assert summary["seconds"]["training"] < 60
+    assert all(event["seconds"] < 60 for event in events if event["event"] == "site_train")
+    assert_weights(tmp_path / "run", 2 * A_ROUND)
+
+
+@pytest.mark.parametrize("steps", [1e12, 3.0, 1.0, 2.5])
+def test_the_steps_are_those_of_the_announced_cases(tmp_path: Path, steps: float) -> None:
+    config = settings(federation__rounds=1, training__ema=0.5)
+    sites = Sites(config)
+    sites.twists["iowa", 1] = metrics(steps=steps)
+    summary = federate(sites.grid(), config, tmp_path / "run", None)
+    assert summary["rejections"] == {"iowa": {"metrics": 1}}
+    assert "2 steps" in summary["faults"][0]["reason"]
+
+
+# --- the first round ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("hostile", NAMES)
+@pytest.mark.parametrize("keep", ["on", "off"])
+def test_the_first_updates_are_compared_with_each_other(tmp_path: Path, hostile: str, keep: str) -> None:
+    config = settings(federation__rounds=1, federation__keep_replies=keep)
+    sites = Sites(config)
+    sites.twists[hostile, 1] = times(1e4)
+    summary = federate(sites.grid(), config, tmp_path / "run", None)
+    assert summary["rejections"] == {hostile: {"norm": 1}}
+    moves = {name: (CASES[name], (i + 1) / 10) for i, name in enumerate(NAMES) if name != hostile}
+    assert_weights(tmp_path / "run", sum(n * by for n, by in moves.values()) / sum(n for n, _ in moves.values()))
+
+
+def test_updates_of_small_cohorts_are_compared_with_three_before(tmp_path: Path) -> None:
+    config = settings(federation__rounds=4, federation__cohort=1)
+    sites = Sites(config)
+    sites.twists = {(name, 4): times(1e4) for name in NAMES}
+    with pytest.raises(FederationError, match=r"round 4: 0 usable updates.*federation\.max_norm_ratio"):
+        federate(sites.grid(), config, tmp_path / "run", None)
+
+
+def test_two_sites_whose_updates_grow_from_a_small_first_one_are_taken(tmp_path: Path) -> None:
+    """As they do in a warm-up: the third update of the run is 40 times the first two, and all there was to compare it with are those."""
+    config = settings(federation__rounds=2, federation__cohort=2)
+    sites = Sites(config, ("ghent", "hannover"))
+    sites.twists = {("ghent", 2): times(40), ("hannover", 2): times(20)}
+    assert federate(sites.grid(), config, tmp_path / "run", None)["rejections"] == {}
+
+
+def test_two_updates_cannot_be_compared_and_are_taken(tmp_path: Path) -> None:
+    config = settings(federation__rounds=1)
+    sites = Sites(config, ("ghent", "hannover"))
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert_weights(tmp_path / "run", (10 * 0.1 + 30 * 0.2) / 40)
+
+
+@pytest.mark.parametrize("keep", ["on", "off"])
+def test_weights_that_overflow_are_never_kept(tmp_path: Path, keep: str) -> None:
+    config = settings(federation__max_norm_ratio=0, federation__keep_replies=keep)
+    sites = Sites(config)
+    sites.twists = {(name, round): all_of(3e38) for name in NAMES for round in (1, 2)}  # float32 ends at 3.4e38
+    with pytest.raises(FederationError, match=r"round 2: .*'[ab]' is not finite.*Round 1 is kept.*federation\.max_norm_ratio"):
+        federate(sites.grid(), config, tmp_path / "run", None)
+    last = rounds.Run(tmp_path / "run").last_checkpoint()
+    assert last is not None
+    assert last.round == 1
+    assert all(torch.isfinite(tensor).all() for tensor in last.weights.values())
+    # With sites that behave it goes on: nothing of the overflow has stayed.
+    federate(Sites(config).grid(), config, tmp_path / "run", None)
 
 
 # --- compressed replies ------------------------------------------------------------------------------

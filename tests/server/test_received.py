@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from flwr.app import RecordDict
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from made_up_sites import A_ROUND, NAMES, Sites, Tiny, assert_weights, final_weights, settings
 
 from server import rounds
@@ -15,6 +22,7 @@ from server.app import federate
 from server.received import Received, Reply, clear
 from simulations.inprocess import InProcessGrid
 from tmca_core.config import Config
+from tmca_core.errors import FederationError
 from tmca_core.run import Run
 
 
@@ -121,7 +129,7 @@ def reply(site: str, value: float) -> Reply:
 def test_replies_come_back_in_the_order_of_arrival(tmp_path: Path) -> None:
     received = Received(Run(tmp_path), 1)
     names = ["z", "a/b", ".hidden", "ß" * 200, "ß" * 201, ".."]
-    assert received.cohort(names) == names
+    assert received.cohort(names, "start") == names
     for i, name in enumerate(names):
         received.write(reply(name, float(i)))
     back = list(received.replies())
@@ -130,7 +138,7 @@ def test_replies_come_back_in_the_order_of_arrival(tmp_path: Path) -> None:
     assert torch.equal(back[3].tensors["w"], torch.full((3, 2), 3.0))
     assert back[0].tensors["int8/codes"].dtype == torch.int8
     assert (back[0].settings, back[0].metrics, back[0].bytes, back[0].seconds) == ({"round": 1, "weight": 3}, {"loss": 0.1}, 77, 1.5)
-    assert received.cohort(["other"]) == names
+    assert received.cohort(["other"], "start") == names
     clear(received.run, 0)
     assert received.folder.exists()
     clear(received.run, 1)
@@ -159,4 +167,122 @@ def test_nothing_undeclared_is_written(tmp_path: Path) -> None:
     content = (tmp_path / "run" / "received" / "round-001" / "ghent.safetensors").read_bytes()
     assert b"jane" not in content
     assert b"patient_17" not in content
-    assert json.loads((tmp_path / "run" / "received" / "round-001" / "cohort.json").read_text()) == [*NAMES]
+    cohort = json.loads((tmp_path / "run" / "received" / "round-001" / "cohort.json").read_text())
+    assert (set(cohort), cohort["sites"]) == ({"start", "sites"}, [*NAMES])
+
+
+# --- what replies are worth ---------------------------------------------------------------------------
+def asked_in(sites: Sites, round: int) -> list[str]:
+    return [name for name, number in sites.turns if number == round]
+
+
+def test_replies_of_a_round_go_with_the_round_before_it(tmp_path: Path) -> None:
+    """The server died while the checkpoint of round 2 was being written and replies of round 3 were there already."""
+    config = settings(federation__keep_replies="on")
+    interrupted(config, tmp_path / "run", "iowa", 3)
+    assert len(list((tmp_path / "run" / "received" / "round-003").glob("*.safetensors"))) == 2
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "round-002")
+    sites = Sites(config)
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert asked_in(sites, 2) == asked_in(sites, 3) == [*NAMES]
+    assert_weights(tmp_path / "run", 3 * A_ROUND)
+
+
+def test_replies_to_other_weights_are_dropped(tmp_path: Path) -> None:
+    config = settings(federation__keep_replies="on", federation__rounds=2)
+    interrupted(config, tmp_path / "run", "iowa", 2)
+    run = Run(tmp_path / "run")
+    last = run.checkpoint(1)
+    run.save_checkpoint(replace(last, weights={**last.weights, "b": last.weights["b"] + 1}))
+    sites = Sites(config)
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert asked_in(sites, 2) == [*NAMES]
+
+
+def test_without_a_checkpoint_no_reply_counts(tmp_path: Path) -> None:
+    config = settings(federation__keep_replies="on")
+    interrupted(config, tmp_path / "run", "iowa", 1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    sites = Sites(config)
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert asked_in(sites, 1) == [*NAMES]
+
+
+def test_the_first_checkpoint_is_there_before_anybody_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Run.save_checkpoint
+
+    def slow(self: Run, *args: Any, **values: Any) -> Path:
+        time.sleep(0.2)
+        return real(self, *args, **values)
+
+    monkeypatch.setattr(Run, "save_checkpoint", slow)
+    config, seen = settings(federation__rounds=1), []
+    sites = Sites(config)
+
+    def look(content: RecordDict) -> RecordDict:
+        seen.extend(path.name for path in Run(tmp_path / "run").checkpoints())
+        return content
+
+    sites.twists["ghent", 1] = look
+    federate(sites.grid(), config, tmp_path / "run", None)
+    assert seen == ["round-000"]
+
+
+def test_a_cohort_that_has_become_too_small_is_drawn_anew(tmp_path: Path) -> None:
+    config, events = settings(federation__keep_replies="on", federation__min_sites=2, federation__rounds=1), []
+    sites = Sites(config, ("ghent", "hannover"))
+
+    def burn(content: RecordDict) -> RecordDict:
+        raise RuntimeError("on fire")
+
+    sites.twists["hannover", 1] = burn
+    with pytest.raises(FederationError, match="1 usable updates, 2 are needed"):
+        federate(sites.grid(), config, tmp_path / "run", None)
+    # Hannover is gone for good; what ghent gave still counts.
+    again = Sites(config, ("ghent", "iowa"))
+    federate(again.grid(), config, tmp_path / "run", events.append)
+    assert again.turns == [("iowa", 1)]
+    assert_weights(tmp_path / "run", (10 * 0.1 + 60 * 0.3) / 70)
+    assert any("hannover" in event["text"] and "drawn anew" in event["text"] for event in events if event["event"] == "note")
+
+
+def test_a_kept_reply_that_is_refused_costs_its_site_the_turn(tmp_path: Path) -> None:
+    config = settings(federation__keep_replies="on")
+    interrupted(config, tmp_path / "run", "hannover", 2)
+    received = Received(Run(tmp_path / "run"), 2)
+    (kept,) = received.replies()
+    received.write(replace(kept, tensors={**kept.tensors, "b": torch.tensor(float("nan"))}))
+    sites = Sites(config)
+    summary = federate(sites.grid(), config, tmp_path / "run", None)
+    assert [(fault["site"], fault["round"], fault["kind"]) for fault in summary["faults"]] == [("ghent", 2, "not-finite")]
+    assert asked_in(sites, 2) == ["hannover", "iowa"]
+    assert_weights(tmp_path / "run", 2 * A_ROUND + (30 * 0.2 + 60 * 0.3) / 90)
+
+
+def test_the_order_of_arrival_survives_a_removed_file(tmp_path: Path) -> None:
+    received = Received(Run(tmp_path), 1)
+    for name in "abc":
+        received.write(reply(name, 0.0))
+    (received.folder / "b.safetensors").write_bytes(b"damaged")
+    again = Received(Run(tmp_path), 1)
+    assert [one.site for one in again.replies()] == ["a", "c"]
+    again.write(reply("b", 0.0))
+    assert [one.site for one in again.replies()] == ["a", "c", "b"]
+
+
+@settings_of_hypothesis(max_examples=50, deadline=None)
+@given(sites=st.sets(st.text(alphabet="._%-~aé/+", min_size=1, max_size=4), min_size=2, max_size=6))
+def test_no_two_sites_share_a_file(sites: set[str]) -> None:
+    from server.received import _file_name
+
+    names = {_file_name(site) for site in sites}
+    assert len(names) == len(sites)
+    assert not any(name.startswith(".") or "/" in name for name in names)
+
+
+def test_a_short_name_cannot_be_that_of_a_long_one() -> None:
+    from server.received import _file_name
+
+    long = _file_name("x" * 151)
+    assert _file_name(long) != long
+    assert _file_name(".a") != _file_name("_.a")

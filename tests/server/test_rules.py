@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from server.best import best_round, stalled
 from server.fairness import fairness
-from server.screening import FEWEST, REMEMBERED, screen
+from server.screening import FEWEST, REMEMBERED, mean_rate, screen
+from tmca_core.config import Config
 from tmca_core.errors import UpdateRejected
 
 
@@ -84,3 +85,15 @@ def test_honest_sites_pass_and_only_the_last_are_remembered(norms: list[float]) 
     for norm in norms:
         screen(norm, 4, accepted, 30)
     assert accepted == [norm / 2 for norm in norms[-REMEMBERED:]]
+
+
+def test_a_warm_up_does_not_make_the_rounds_after_it_too_large() -> None:
+    config = Config().with_values({"federation.rounds": 40, "training.steps": 1, "training.warmup": 0.05})
+    accepted: list[float] = []
+    for round in (1, 2, 3, 10, 40):
+        rate = mean_rate(config, round, 1)
+        for _ in range(3):  # Adam's steps are as long as the rate
+            screen(5.0 * rate, 1, accepted, 30, rate=rate)
+    assert len(accepted) == 15
+    with pytest.raises(UpdateRejected):
+        screen(5.0 * 31 * mean_rate(config, 10, 1), 1, accepted, 30, rate=mean_rate(config, 10, 1))

@@ -94,3 +94,46 @@ def test_none_of_them_may_be_missing_or_wrong(key: str) -> None:
     assert "below 0" in check_summary(good | {key: -1.0}, 10, 2) and "not finite" in check_summary(good | {key: float("nan")}, 10, 2)
     if "empty" in key or key.endswith("_cases"):
         assert check_summary(good | {key: 11.0}, 10, 2) == f"the evaluation's '{key}' is 11, above the number of cases"
+
+
+# --- figures that cannot be -----------------------------------------------------------------------------
+BOUNDED = ("dice", "iou", "laterality", "floor", "true", "swapped", "shuffled", "empty", "sided_true", "sided_swapped")
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_mean_of_shares_is_at_most_one(name: str) -> None:
+    from server.summaries import check_summary
+
+    good = site_summary([score("a"), score("b")], bootstrap=0, seed=0)
+    full = good | {f"{name}_sum": good[f"{name}_cases"]}
+    full |= {"dice_image": full["dice_sum"] / 2}
+    assert check_summary(full, 2) == ""
+    assert f"'{name}_sum' is" in check_summary(full | {f"{name}_sum": good[f"{name}_cases"] + 0.01}, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dice_image": 5.0}, "'dice_image' is 5, above 1"),
+        ({"dice_image": 0.9}, "'dice_image' is 0.9, and the mean of its cases 0.5"),
+        ({"ci95_low": 0.6, "ci95_high": 0.5}, "the evaluation's interval from 0.6 to 0.5"),
+        ({"ci95_high": 1.5}, "the evaluation's 'ci95_high' is 1.5, above 1"),
+        ({"dice_se": 7.0}, "the evaluation's 'dice_se' is 7, above 1"),
+        ({"intersection": 21.0}, "'intersection' is 21, above 'predicted'"),
+        ({"laterality_wrong": 1e9}, "'laterality_wrong' is 1e+09, above 'laterality_area'"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(change: dict[str, float], reason: str) -> None:
+    from server.summaries import check_summary
+
+    good = site_summary([score("a"), score("b")], bootstrap=50, seed=0)
+    assert check_summary(good, 2) == ""
+    assert reason in check_summary(good | change, 2)
+
+
+@pytest.mark.parametrize("key", ["target1:dice_sum", "target0:iou_sum", "without_report_sum"])
+def test_figures_of_targets_and_silent_cases_are_bounded(key: str) -> None:
+    from server.summaries import check_summary
+
+    good = site_summary(HALF_SILENT, bootstrap=0, seed=0)
+    assert f"'{key}' is 11" in check_summary(good | {key: 11.0}, 10, 2)

@@ -44,7 +44,7 @@ class Tiny(Network):
 
 
 def settings(**values: Any) -> Config:
-    base = {"federation.rounds": 3, "federation.poll": 0.01, "federation.wait": 5.0, "evaluation.bootstrap": 0}
+    base = {"federation.rounds": 3, "federation.poll": 0.01, "federation.wait": 5.0, "evaluation.bootstrap": 0, "training.steps": 2}
     return Config().with_values(base | {key.replace("__", "."): value for key, value in values.items()})
 
 
@@ -96,7 +96,8 @@ class Sites:
             {
                 ARRAYS: arrays,
                 SETTINGS: ConfigRecord({"round": round, "weight": CASES[site]}),
-                METRICS: MetricRecord({"loss": 0.5, "steps": 2, "cases": 16, "seconds": 0.01}),
+                # So few seconds that the answer takes longer.
+                METRICS: MetricRecord({"loss": 0.5, "steps": 2, "cases": 16, "seconds": 1e-6}),
             }
         )
         twisted = self.twists.get((site, round), lambda content: content)(reply)

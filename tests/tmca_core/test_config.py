@@ -75,6 +75,11 @@ def test_digest_ignores_where_and_how_but_not_what() -> None:
     config = Config()
     assert config.digest() == config.with_values({"simulation.engine": "ray", "data.cache_dir": "x"}).digest()
     assert config.digest() != config.with_values({"seed": 1}).digest()
+    # Advice in a run's messages ("set federation.spill=false and repeat the command") must be possible to follow in its folder.
+    stored = {"federation.spill": True, "federation.keep_replies": "on", "federation.wait": 1.0, "federation.poll": 0.5}
+    for key, value in stored.items():
+        assert config.digest() == config.with_values({key: value}).digest()
+    assert config.digest() != config.with_values({"federation.deadline": 1.0}).digest()
 
 
 @given(st.dictionaries(st.text(max_size=12), st.one_of(st.integers(), st.text(max_size=5), st.booleans()), max_size=4))

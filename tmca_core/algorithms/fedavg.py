@@ -13,6 +13,8 @@ from tmca_core.errors import FederationError
 from tmca_core.messages import Update
 
 ONE_SUM = "one float64 sum of the shared tensors"
+PIECE = 2**17
+"""Values that are added at a time."""
 
 
 class FedAvg(Stateless):
@@ -28,7 +30,8 @@ class FedAvg(Stateless):
     own_rate = 1.0
 
     def __init__(self, like: Mapping[str, Tensor], config: Config) -> None:
-        self._sum = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in like.items()}
+        self._sum = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in like.items()}
+        self._piece = torch.empty(PIECE, dtype=torch.float64)
         self._weight = 0
         self._rate = config.federation.server_learning_rate or self.own_rate
 
@@ -69,7 +72,13 @@ class FedAvg(Stateless):
 
     def _add(self, update: Update, factor: float) -> None:
         for name, total in self._sum.items():
-            total.add_(update.tensors[name], alpha=factor)
+            tensor = update.tensors[name]
+            if total.numel() <= PIECE:
+                total.add_(tensor, alpha=factor)
+                continue
+            # A piece at a time, so that its float64 copy stays in the processor's cache; torch would make one of the whole tensor.
+            for part, piece in zip(torch.split(total.view(-1), PIECE), torch.split(tensor.reshape(-1), PIECE), strict=True):
+                part.add_(self._piece[: len(piece)].copy_(piece), alpha=factor)
         self._weight += update.weight
 
 

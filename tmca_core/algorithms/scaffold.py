@@ -19,13 +19,14 @@ class Scaffold(FedAvg):
 
     So c = Σ n_k c_k / N over all sites, a site that has not trained yet counting with c_k = 0. The paper has equal weights; the
     variates must have those of the mean, or the model settles at the optimum of another objective. c is held in float32.
+    N is of all sites there have ever been at once: who is away keeps its part of c, and where N grows, the parts of the others shrink.
     """
 
     def __init__(self, like: Mapping[str, Tensor], config: Config) -> None:
         super().__init__(like, config)
         self._changes = FedAvg({f"{EXTRA}{name}": tensor for name, tensor in like.items()}, config)
         self._variate = {f"{EXTRA}{name}": torch.zeros_like(tensor) for name, tensor in like.items()}
-        self._total = 0
+        self._total = self._known = 0
 
     def begin(self, total: int) -> None:
         """Note the weight of all sites."""
@@ -44,18 +45,22 @@ class Scaffold(FedAvg):
         Raises:
             FederationError: no update was added.
         """
-        share = self._weight / max(self._total, self._weight, 1)
+        known, weight = max(self._total, self._known, self._weight), self._weight
         super().finish(weights)
         for name, mean in self._changes.means().items():
-            self._variate[name].add_(mean, alpha=share)
+            if self._known and known > self._known:
+                self._variate[name].mul_(self._known / known)
+            self._variate[name].add_(mean, alpha=weight / known)
+        self._known = known
         self._changes.start_over()
 
     def state(self) -> dict[str, Tensor]:
-        """c by name."""
-        return dict(self._variate)
+        """c by name, and N."""
+        return {**self._variate, "known": torch.tensor(self._known)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take c back."""
+        """Take c and N back."""
+        self._known = int(state["known"])
         for name, variate in self._variate.items():
             variate.copy_(state[name])
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tmca_core.algorithms import ALGORITHMS
+from tmca_core.algorithms.fedavg import PIECE, FedAvg
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError
 from tmca_core.messages import Update
@@ -88,3 +89,18 @@ def test_realistic_updates_in_every_order() -> None:
     start = torch.randn(20_000, generator=generator) * 0.05
     results = [folded(start, list(order)) for order in itertools.permutations(updates)]
     assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_adding_in_pieces_gives_the_bits_of_adding_whole_tensors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"large": (3, PIECE // 2 + 5), "small": (7,), "scalar": (), "empty": (0, 2), "just one": (PIECE,)}
+    fold = FedAvg({name: torch.zeros(shape) for name, shape in shapes.items()}, Config())
+    expected = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    for weight in (7, 123, 3001):
+        tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        tensors["large"] = torch.randn(shapes["large"][::-1], generator=generator).T  # not contiguous
+        fold.add(Update(tensors, weight, {}, 1))
+        for name, total in expected.items():
+            total.add_(tensors[name], alpha=weight)
+    for name, mean in fold.means().items():
+        assert torch.equal(mean, expected[name] / (7 + 123 + 3001))

@@ -106,3 +106,26 @@ def test_it_finds_the_optimum_that_fedavg_misses(absent: bool) -> None:
     assert (federation("fedavg", sites, weights, 200) - best).norm() > 0.03
     found = federation("scaffold", sites, weights, 600 if absent else 200, absent)
     assert (found - best).norm() < 1e-5
+
+
+def test_the_variate_stays_the_weighted_mean_when_sites_come_and_go() -> None:
+    like = {"w": torch.zeros(1, dtype=torch.float64)}
+    fold = ALGORITHMS["scaffold"].fold(like, parse({}))
+
+    def round(total: int, *changes: tuple[int, float]) -> float:
+        """A round among sites that weigh `total`, in which some of (weight, Δc_k) answer; gives c."""
+        fold.begin(total)
+        for weight, change in changes:
+            fold.add(Update({"w": torch.zeros(1).double(), f"{EXTRA}w": torch.tensor([change]).double()}, weight, {}, 1))
+        fold.finish(like)
+        return float(fold.broadcast()[f"{EXTRA}w"])
+
+    assert round(40, (30, 2.0), (10, 4.0)) == pytest.approx((30 * 2 + 10 * 4) / 40)
+    # A third comes, of weight 60, with c_k = 0 so far; then with 1.
+    assert round(100, (30, 0.0)) == pytest.approx((30 * 2 + 10 * 4) / 100)
+    assert round(100, (60, 1.0)) == pytest.approx((30 * 2 + 10 * 4 + 60) / 100)
+    # It is away: its variate still counts, and so does its weight.
+    again = ALGORITHMS["scaffold"].fold(like, parse({}))
+    again.restore(fold.state())
+    fold = again
+    assert round(40, (10, 1.0)) == pytest.approx((30 * 2 + 10 * 5 + 60) / 100)
