@@ -228,9 +228,9 @@ class Federation:
                 "three rounds only: use select=last, or an algorithm without personal tensors."
             )
         if self.config.privacy.enabled:
-            from tmca_core.privacy.training import refuse_coupled
+            from tmca_core.privacy.training import refuse_uncovered
 
-            refuse_coupled(self.network, self.config)
+            refuse_uncovered(self.network, self.config)
         if self.compression.sparse and not self.algorithm.sparse:
             chosen = self.config.federation
             raise ConfigError(

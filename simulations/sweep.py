@@ -15,7 +15,8 @@ from urllib.parse import quote
 import typer
 
 from tmca_core.cli import emit
-from tmca_core.config import Config, Scalar, load
+from tmca_core.config import Config, load
+from tmca_core.dotted import Scalar
 from tmca_core.errors import ConfigError, TmcaError
 
 

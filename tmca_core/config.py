@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tmca_core.dotted import Scalar, flatten, nearest, nest, scalar
 from tmca_core.errors import ConfigError
-
-Scalar = bool | int | float | str
 
 
 class Section(BaseModel):
@@ -323,7 +321,7 @@ class Config(Section):
 
     def flat(self) -> dict[str, Scalar]:
         """Dotted keys to scalars, as Flower's run-config carries them: `{"data.image_size": 128, …}`."""
-        return _flatten(self.model_dump())
+        return flatten(self.model_dump())
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with dotted keys replaced.
@@ -356,14 +354,14 @@ def parse(values: Mapping[str, Any]) -> Config:
         ConfigError: naming every key at fault.
     """
     try:
-        return Config.model_validate(_nest(values))
+        return Config.model_validate(nest(values))
     except ValidationError as error:
         known = Config().flat()
         parts = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
-                parts.append(f"unknown setting '{key}'{_nearest(key, known)}")
+                parts.append(f"unknown setting '{key}'{nearest(key, known)}")
             else:
                 parts.append(f"setting '{key}': {problem['msg']} (got {problem['input']!r})")
         raise ConfigError("; ".join(parts) + ".") from None
@@ -383,12 +381,12 @@ def load(path: Path | None = None, assignments: Iterable[str] = ()) -> Config:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}.") from None
-    flat: dict[str, Any] = _absolute(_flatten(values), path.parent if path else Path())
+    flat: dict[str, Any] = _absolute(flatten(values), path.parent if path else Path())
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set takes key=value, got '{assignment}'.")
-        flat |= _absolute({key.strip(): _scalar(text.strip())}, Path())
+        flat |= _absolute({key.strip(): scalar(text.strip())}, Path())
     return parse(flat)
 
 
@@ -401,45 +399,6 @@ def _absolute(flat: Mapping[str, Any], base: Path) -> dict[str, Any]:
         else value
         for key, value in flat.items()
     }
-
-
-def _scalar(text: str) -> Scalar:
-    """TOML scalar where it is one, else the text itself (so paths and names need no quotes)."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    if isinstance(value, float) and not math.isfinite(value):
-        return text  # "nan" and "inf" are names, not numbers that a setting could have
-    return value if isinstance(value, (bool, int, float, str)) else text
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in _flatten(values).items():
-        *sections, last = key.split(".")
-        place = nested
-        for section in sections:
-            inner = place.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"setting '{section}' is a value, not a section (in '{key}').")
-            place = inner
-        place[last] = value
-    return nested
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _toml_field(key: str, value: Scalar, description: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tmca_core.config import Scalar
+from tmca_core.dotted import Scalar
 
 
 @dataclass(frozen=True)

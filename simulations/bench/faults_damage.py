@@ -104,38 +104,30 @@ def killed_again_and_again(bench: Bench) -> Row:
 def truncated_weights(bench: Bench) -> Row:
     """The newest checkpoint is cut short."""
 
-    def broken(out: Path) -> Ending:
-        _stopped(bench, out)
-        newest = Run(out).checkpoints()[-1] / "model.safetensors"
-        newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-        return run_broken(bench.base, out)
+    def cut(newest: Path) -> None:
+        weights = newest / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
-    return refused_then_sound(
-        bench,
-        "checkpoint cut short",
-        "the run's folder",
-        "between two starts",
-        broken,
-        lambda out: shutil.rmtree(Run(out).checkpoints()[-1]),
-    )
+    return _damaged_checkpoint(bench, "checkpoint cut short", cut)
 
 
 def missing_state(bench: Bench) -> Row:
     """The newest checkpoint lacks its state."""
+    return _damaged_checkpoint(bench, "checkpoint without its state", lambda newest: (newest / "state.json").unlink())
+
+
+def _damaged_checkpoint(bench: Bench, what: str, damage: Callable[[Path], None]) -> Row:
+    """Damage done to the newest checkpoint of a stopped run, which is deleted then, as the refusal advises."""
 
     def broken(out: Path) -> Ending:
         _stopped(bench, out)
-        (Run(out).checkpoints()[-1] / "state.json").unlink()
+        damage(Run(out).checkpoints()[-1])
         return run_broken(bench.base, out)
 
-    return refused_then_sound(
-        bench,
-        "checkpoint without its state",
-        "the run's folder",
-        "between two starts",
-        broken,
-        lambda out: shutil.rmtree(Run(out).checkpoints()[-1]),
-    )
+    def mend(out: Path) -> None:
+        shutil.rmtree(Run(out).checkpoints()[-1])
+
+    return refused_then_sound(bench, what, "the run's folder", "between two starts", broken, mend)
 
 
 def torn_log(bench: Bench) -> Row:

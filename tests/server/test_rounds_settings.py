@@ -191,7 +191,7 @@ def test_every_round_waits_for_enough_sites_and_names_the_missing(tmp_path: Path
     rounds_done = lambda: sum(event["event"] == "round" for event in events)  # noqa: E731
     grid.present = lambda: [0, 1, 2] if rounds_done() < 1 else [2]
     with (
-        caplog.at_level(logging.WARNING),
+        caplog.at_level(logging.WARNING, logger="server"),
         pytest.raises(
             FederationError, match=r"1 sites can train, 2 are needed.*ready: iowa; missing: ghent, hannover .*Waited at most 0\.4 s"
         ),
@@ -203,7 +203,7 @@ def test_every_round_waits_for_enough_sites_and_names_the_missing(tmp_path: Path
     caplog.clear()
     again = Arrivals(Sites(config).app, 3)
     again.present = lambda: [1, 2]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="server"):
         federate(again, config, tmp_path / "run", None)
     assert "going on without ghent" in caplog.text
 

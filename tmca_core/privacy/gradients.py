@@ -173,6 +173,11 @@ def clipped_sum(network: Network, drawn: Drawn, losses: CaseLosses, clip: float,
     return sums, torch.cat(norms)
 
 
+def flatten(gradients: Gradients) -> Tensor:
+    """All gradients as one float64 vector."""
+    return torch.cat([gradient.detach().flatten().double() for gradient in gradients.values()])
+
+
 def _patient_means(network: Network, group: Drawn, losses: CaseLosses, engine: Engine, chunk: int) -> Gradients:
     """Mean gradients (P, *shape) of a group's patients."""
     if len(group.batch) == len(group.counts):

@@ -10,10 +10,10 @@ from tmca_core.cases.case import CaseTensors
 from tmca_core.config import Config
 from tmca_core.errors import PrivacyError
 from tmca_core.networks.interface import Network
-from tmca_core.privacy.gradients import ENGINES, CaseLosses, Drawn, Engine, by_loop, clipped_sum, in_their_batch, training_losses
+from tmca_core.privacy.gradients import ENGINES, CaseLosses, Drawn, Engine, by_loop, clipped_sum, flatten, in_their_batch, training_losses
 from tmca_core.privacy.mechanism import Mechanism
 from tmca_core.privacy.randomness import SecureStream
-from tmca_core.privacy.training import draw, flatten, patients_of, refuse_coupled
+from tmca_core.privacy.training import draw, patients_of, refuse_uncovered
 from tmca_core.text.features import TextPipeline
 
 GRADIENT_TOLERANCE = 1e-3
@@ -81,7 +81,7 @@ def check_site(
     Raises:
         PrivacyError: the guarantee would not hold.
     """
-    refuse_coupled(network, config)
+    refuse_uncovered(network, config)
     network.to(device).train()
     network.ready(device)
     chosen = [rows[:CASES] for rows in patients_of(data)[:PATIENTS]]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tmca_core.algorithms import ALGORITHMS
 from tmca_core.algorithms.interface import plain_rule
@@ -28,7 +27,7 @@ from tmca_core.training.state import TrainState, capture, restore
 log = logging.getLogger(__name__)
 
 
-def refuse_coupled(network: Network, config: Config) -> None:
+def refuse_uncovered(network: Network, config: Config) -> None:
     """Refuse settings under which something leaves without noise, or a patient's gradient depends on the other patients of a step.
 
     Raises:
@@ -116,7 +115,7 @@ def fit_privately(
         stream: of secret bytes, for draws and noise; None: the operating system's. Never derived from a seed of the run.
     """
     settings, stream = config.training, stream or SecureStream()
-    refuse_coupled(network, config)
+    refuse_uncovered(network, config)
     network.to(device).train()
     network.ready(device)
     optimizer = build_optimizer(network, settings)
@@ -144,8 +143,3 @@ def fit_privately(
     seconds = time.perf_counter() - start
     log.debug("site '%s', round %d: %d private steps, %d cases and views.", site, round, mechanism.steps, seen)
     return FitResult(np.nan, mechanism.steps, 0, seconds, capture(network, optimizer, before + mechanism.steps, {}))
-
-
-def flatten(gradients: Gradients) -> Tensor:
-    """All gradients as one float64 vector."""
-    return torch.cat([gradient.detach().flatten().double() for gradient in gradients.values()])

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tmca_core.config import Scalar
+from tmca_core.dotted import Scalar
 from tmca_core.errors import ConfigError
 from tmca_core.report import story
 from tmca_core.report.lenient import mapping, number, objects

@@ -15,10 +15,10 @@ from tmca_core.config import Config, parse
 from tmca_core.errors import PolicyRefusal, PrivacyError
 from tmca_core.networks import NETWORKS, Network, Output, build_network
 from tmca_core.networks.interface import Auxiliary
-from tmca_core.privacy.gradients import ENGINES, CaseLosses, Drawn, clipped_sum, pick, training_losses
+from tmca_core.privacy.gradients import ENGINES, CaseLosses, Drawn, clipped_sum, flatten, pick, training_losses
 from tmca_core.privacy.mechanism import Mechanism
 from tmca_core.privacy.selftest import insist, measure
-from tmca_core.privacy.training import draw, fit_privately, flatten, noisy_mean, patients_of, refuse_coupled
+from tmca_core.privacy.training import draw, fit_privately, noisy_mean, patients_of, refuse_uncovered
 from tmca_core.text.features import TextBatch
 from tmca_core.training.batches import Batch
 from tmca_core.training.centralised import build_pipeline, concatenate
@@ -184,10 +184,10 @@ def test_an_engine_that_is_wrong_is_caught() -> None:
 def test_settings_that_couple_patients_are_refused_and_say_what_to_do(cases: CaseTensors) -> None:
     config = parse(SMALL | {"network.name": "tmca", "tmca.alignment": "batch"})
     with pytest.raises(PolicyRefusal, match=r"tmca\.alignment=bank"):
-        refuse_coupled(build_network(config), config)
+        refuse_uncovered(build_network(config), config)
     network = Coupled("statistics")
     with pytest.raises(PolicyRefusal, match="BatchNorm"):
-        refuse_coupled(network, parse(SMALL))
+        refuse_uncovered(network, parse(SMALL))
 
 
 def test_a_patients_cases_are_augmented_without_regard_to_the_others(cases: CaseTensors) -> None:
