@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flwr.app import Context, Error, Message
@@ -10,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from client.node import disclosed, simulated
+from tmca_core.errors import PolicyRefusal, TmcaError
 
 if TYPE_CHECKING:
     from tmca_core.config import Config
@@ -33,6 +35,10 @@ def make_app(config: Config | None = None) -> ClientApp:
     def query(message: Message, context: Context) -> Message:
         return _answer("query", config, message, context)
 
+    @app.query("secure")
+    def secure(message: Message, context: Context) -> Message:
+        return _answer("secure", config, message, context)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         return _answer("train", config, message, context)
@@ -47,31 +53,54 @@ def make_app(config: Config | None = None) -> ClientApp:
 def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
     """Open the site and let it answer. An error becomes a reply of one line: Flower would send its whole text."""
     try:
-        from client.site import assess, hold_to_cases, no_hello, place_of, say_hello, train
-        from client.workspace import open_site, places
+        from client import secure
+        from client.site import assess, hold_to_cases, no_hello, place_of, run_of, say_hello, say_no, train
+        from client.workspace import enter, name_of, places
         from tmca_core.config import parse
 
         settings, node = config if config is not None else parse(context.run_config), context.node_config
         served = places(settings, node)
         if kind == "query" and not served:
             return Message(no_hello(), reply_to=message)
-        if settings.privacy.enabled:
-            from client.private import refuse_outside_of_simulations
-
-            refuse_outside_of_simulations(simulated(node))
-        site = open_site(settings, node, place_of(message.content))
+        place = place_of(message.content)
+        try:
+            site = enter(settings, node, place, None if kind == "query" else run_of(message.content))
+        except PolicyRefusal as refusal:
+            name = _named(lambda: name_of(settings, node, place))
+            if kind != "query" or not name:
+                raise
+            _log(kind, refusal)
+            return Message(say_no(settings, name, disclosed(refusal, node)), reply_to=message)
         if kind != "query" and not simulated(node):  # a simulation's run holds to its cases itself
             hold_to_cases(site, message.content)
         content = {
             "query": lambda: say_hello(site, served),
             "train": lambda: train(site, message.content),
             "evaluate": lambda: assess(site, message.content),
+            "secure": lambda: secure.answer(site, message.content, node),
         }
         return Message(content[kind](), reply_to=message)
     except Exception as error:
-        log.error("the %s message of the server could not be answered: %s: %s", kind, type(error).__name__, " ".join(str(error).split()))
-        log.debug("the same with its traceback:", exc_info=error)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, disclosed(error, context.node_config)), reply_to=message)
+        _log(kind, error)
+        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        if isinstance(error, PolicyRefusal):
+            from tmca_core.messages import REFUSED
+
+            code = REFUSED
+        return Message(Error(code, disclosed(error, context.node_config)), reply_to=message)
+
+
+def _named(name: Callable[[], str]) -> str:
+    """The site's name; "" where it cannot be told."""
+    try:
+        return name()
+    except TmcaError:
+        return ""
+
+
+def _log(kind: str, error: Exception) -> None:
+    log.error("the %s message of the server could not be answered: %s: %s", kind, type(error).__name__, " ".join(str(error).split()))
+    log.debug("the same with its traceback:", exc_info=error)
 
 
 app = make_app()

@@ -51,10 +51,8 @@ class Memory:
         Raises:
             PolicyRefusal: the server's name is none that a server of this project gives; it becomes part of a path here.
         """
-        if not re.fullmatch(r"[0-9a-f]{1,32}", run):
-            raise PolicyRefusal(f"the server calls its run {run!r}: only up to 32 hexadecimal digits are accepted.")
         name = quote(site, safe="")
-        return cls(state / (f"%2E{name[1:]}" if name.startswith(".") else name) / run, durable)
+        return cls(state / (f"%2E{name[1:]}" if name.startswith(".") else name) / accepted_run(run), durable)
 
     def load(self, before: int) -> tuple[TrainState | None, Groups]:
         """State and groups after the newest round below `before`; None and {} where there is none. An empty group is not there.
@@ -120,7 +118,7 @@ class Memory:
             cases: split → one text a case, which names it and what is read of it.
 
         Raises:
-            FederationError: they are others than before. The message holds counts, no name.
+            FederationError: they are others than before. The message, which leaves the site, holds neither names nor counts.
         """
         found = {split: {"cases": len(texts), "sha256": sha256("\x1e".join(texts).encode()).hexdigest()} for split, texts in cases.items()}
         path = self.folder / "cases.json"
@@ -129,11 +127,11 @@ class Memory:
             return
         before = json.loads(path.read_text())
         if changed := [split for split in found if before.get(split) != found[split]]:
-            listed = ", ".join(
-                f"{split}: {before.get(split, {}).get('cases', 0)} cases then, {found[split]['cases']} now" for split in changed
-            )
+            for split in changed:
+                log.error("%s: %d cases then, %d now", split, before.get(split, {}).get("cases", 0), found[split]["cases"])
             raise FederationError(
-                f"the site's cases are not those that this run began with ({listed}). Put its manifest back as it was, or start a new run."
+                f"the site's cases are not those that this run began with ({', '.join(changed)}). Put its manifest back as it was, or "
+                "start a new run."
             )
 
     def _rounds(self) -> list[int]:
@@ -142,6 +140,17 @@ class Memory:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"round-{round:03d}.safetensors"
+
+
+def accepted_run(run: str) -> str:
+    """The server's name for its run, if it is one that may become part of a path and of a ledger.
+
+    Raises:
+        PolicyRefusal: it is not.
+    """
+    if not re.fullmatch(r"[0-9a-f]{1,32}", run):
+        raise PolicyRefusal(f"the server calls its run {run!r}: only up to 32 hexadecimal digits are accepted.")
+    return run
 
 
 def _make_durable(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tmca_core.errors import PolicyRefusal
+
 # Every message of these is made of names and shapes of tensors, names of sites and runs, and what the server itself has sent.
 # By name, so that an error while importing can still be answered; a class derived from one of these is not meant.
 _HARMLESS = {
@@ -23,9 +25,12 @@ def simulated(node: Mapping[str, Any]) -> bool:
 def disclosed(error: Exception, node: Mapping[str, Any]) -> str:
     """What an error says to the server: everything in a simulation, where nothing leaves the machine.
 
-    Of a hospital's errors the kind, and the message only where it cannot name a case, a patient or a folder.
+    Of a hospital's errors the kind, and the message only where it cannot name a case, a patient or a folder. Of a refusal by its policy
+    the rule and its bound: what was held against it may be a number of patients, or what they have spent.
     """
     kind = type(error)
+    if isinstance(error, PolicyRefusal) and error.public and not simulated(node):
+        return f"{kind.__name__}: this hospital's policy refuses. {error.public}"
     if simulated(node) or f"{kind.__module__}.{kind.__qualname__}" in _HARMLESS:
         return f"{kind.__name__}: {error}"
     return f"{kind.__name__}: details are in the site's own log"

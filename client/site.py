@@ -26,12 +26,16 @@ from tmca_core.messages import (
     METRICS,
     PLACE,
     PLACES,
+    PUBLIC_METRICS,
     SETTINGS,
+    WITHHELD,
     ByReference,
     Hello,
     Spec,
     Update,
     check_update,
+    fill,
+    part_of,
     spec_digest,
     spec_of,
     to_tensor,
@@ -60,28 +64,59 @@ def place_of(content: RecordDict) -> int:
     return _integer(content, PLACE) if _field(content, PLACE) is not None else 0
 
 
+def run_of(content: RecordDict) -> str:
+    """The server's name for its run."""
+    return _text(content, "run")
+
+
 def no_hello() -> RecordDict:
     """The answer of a simulated node for which no site is left."""
     return RecordDict({SETTINGS: ConfigRecord({PLACES: 0})})
 
 
 def say_hello(site: Site, places: int = 1) -> RecordDict:
-    """Name, counts and digests (`Hello`), and how many sites this node serves."""
-    data, workspace = site.data, site.workspace
+    """Name, digests and those counts that may leave (`Hello`), and how many sites this node serves."""
+    workspace = site.workspace
+    counts = {name: site.door.count(number) for name, number in _counts(site).items()}
+    site.door.note_figures([name for name, number in counts.items() if number is not None], purpose="hello")
     hello = Hello(
         site=site.name,
-        patients=len({case.patient_id for part in (data.train, data.val, data.test) for case in part.cases}),
-        train_patients=data.train.patients,
-        train_cases=len(data.train),
-        val_cases=len(data.val),
-        test_cases=len(data.test),
-        skipped=len(data.skipped),
+        patients=counts["patients"],
+        train_patients=counts["train_patients"],
+        train_cases=counts["train_cases"],
+        val_cases=counts["val_cases"],
+        test_cases=counts["test_cases"],
+        skipped=counts["skipped"],
         config=workspace.config.digest(),
         network=spec_digest(spec_of(workspace.shared)),
         frozen=workspace.frozen,
         code=code_digest(),
     )
     return RecordDict({SETTINGS: ConfigRecord({**hello.as_values(), PLACES: places})})
+
+
+def say_no(config: Config, name: str, refusal: str) -> RecordDict:
+    """The hello of a site whose policy refuses the run."""
+    hello = Hello(name, None, None, None, None, None, None, config.digest(), "", "", code_digest(), refusal)
+    return RecordDict({SETTINGS: ConfigRecord({**hello.as_values(), PLACES: 1})})
+
+
+def _counts(site: Site) -> dict[str, int]:
+    data = site.data
+    return {
+        "patients": len({case.patient_id for part in (data.train, data.val, data.test) for case in part.cases}),
+        "train_patients": data.train.patients,
+        "train_cases": len(data.train),
+        "val_cases": len(data.val),
+        "test_cases": len(data.test),
+        "skipped": len(data.skipped),
+    }
+
+
+def weight_of(site: Site) -> int:
+    """The site's public weight in the mean; 0 where its policy keeps what it weighs."""
+    weighting = site.workspace.config.federation.weighting
+    return 1 if weighting == "uniform" else site.door.count(_counts(site)[f"train_{weighting}"]) or 0
 
 
 def hold_to_cases(site: Site, content: RecordDict) -> None:
@@ -93,7 +128,7 @@ def hold_to_cases(site: Site, content: RecordDict) -> None:
     data = site.data
     parts = {"train": data.train, "val": data.val, "test": data.test}
     texts = {split: [f"{case.case_id}\x1f{case.patient_id}\x1f{case.text}" for case in part.cases] for split, part in parts.items()}
-    memory = Memory.of(site.state, site.name, _text(content, "run"))
+    memory = Memory.of(site.state, site.name, run_of(content))
     if not memory.folder.exists():
         _drop_old_runs(memory.folder.parent)
     memory.hold_to(texts)
@@ -110,15 +145,15 @@ def _drop_old_runs(folder: Path) -> None:
 def train(site: Site, content: RecordDict) -> RecordDict:
     """One round on the site's training cases; answers with the difference of the shared tensors, and what the algorithm adds.
 
-    The difference is computed in place: in one process the server reads it out of this very network before the next site
-    is trained in it.
+    The difference is in memory of its own, which is used again when nobody holds it any more: in one process the server may fold it
+    while the next site trains in this network.
 
     Raises:
         FederationError: the message lacks something, or its weights do not fit the network.
         TmcaError: training failed (`Diverged`), or the site's state is damaged.
     """
     workspace, config = site.workspace, site.workspace.config
-    round, run = _round(content, config, 1), _text(content, "run")
+    round, run = _round(content, config, 1), run_of(content)
     algorithm, keep = ALGORITHMS[config.federation.algorithm], config.federation.keep_optimizer
     received = _receive(site, content, algorithm.sent(spec_of(workspace.shared)))
     start = {name: received[name] for name in workspace.shared}
@@ -139,11 +174,18 @@ def train(site: Site, content: RecordDict) -> RecordDict:
         result = _fit(site, rule, round, state)
     told = rule.end()
     with torch.no_grad():
-        tensors = {name: tensor.sub_(start[name].to(tensor.device)).cpu() for name, tensor in workspace.shared.items()}
+        tensors = workspace.lending.take()
+        for name, tensor in tensors.items():
+            torch.sub(workspace.shared[name].cpu(), start[name], out=tensor)
     tensors |= {f"{EXTRA}{name}": tensor.cpu() for name, tensor in told.sent.items()}
-    compression = COMPRESSIONS[config.federation.compression](config)
-    draws = torch_rng(config.seed, "compression", site.name, round)
-    tensors, unsent = compression.encode(tensors, residual, draws)
+    if config.federation.secure:
+        from client.secure import masked
+
+        tensors, unsent = masked(site, content, tensors, residual)
+    else:
+        compression = COMPRESSIONS[config.federation.compression](config)
+        draws = torch_rng(config.seed, "compression", site.name, round)
+        tensors, unsent = compression.encode(tensors, residual, draws)
     groups |= {"personal": workspace.personal, "residual": unsent}
     if told.kept:
         if turn < counted:
@@ -156,13 +198,17 @@ def train(site: Site, content: RecordDict) -> RecordDict:
         groups |= {"kept": told.kept, "settled": settled, "settled-residual": spare, "turn": {"round": torch.tensor(round)}}
     if keep or any(groups.values()):
         memory.save(round, result.state if keep else None, groups)
-    arrays = ArrayRecord()
-    for name, tensor in tensors.items():
-        arrays[name] = TensorArray(tensor)
-    weight = {"cases": len(site.data.train), "patients": site.data.train.patients, "uniform": 1}[config.federation.weighting]
+    arrays = fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
     metrics = {"loss": result.loss, "steps": result.steps, "cases": result.cases_seen, "seconds": result.seconds + beside}
-    metrics = {name: metrics[name] for name in train_metrics(config.privacy.enabled)}
-    return RecordDict({ARRAYS: arrays, SETTINGS: ConfigRecord({"round": round, "weight": weight}), METRICS: MetricRecord({**metrics})})
+    asked = {name: metrics[name] for name in train_metrics(config.privacy.enabled)}
+    leaving = site.door.trained(asked, PUBLIC_METRICS, len(site.data.train))
+    weighting, weight = config.federation.weighting, weight_of(site)
+    figures = [name for name in leaving if name not in PUBLIC_METRICS] + ([] if weighting == "uniform" else ["weight"])
+    site.door.note_figures(figures, run=run, round=round, purpose="training")
+    settings = ConfigRecord({"round": round, "weight": weight})
+    if leaving.keys() != asked.keys():
+        settings[WITHHELD] = True
+    return RecordDict({ARRAYS: arrays, SETTINGS: settings, METRICS: MetricRecord({**leaving})})
 
 
 def assess(site: Site, content: RecordDict) -> RecordDict:
@@ -179,11 +225,14 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
         raise FederationError(f"split '{split}' cannot be evaluated; val and test can.")
     _receive(site, content, spec_of(workspace.shared))
     if workspace.personal or ALGORITHMS[config.federation.algorithm].local(config).twin:
-        memory = Memory.of(site.state, site.name, _text(content, "run"))
+        memory = Memory.of(site.state, site.name, run_of(content))
         remembered = memory.load(before=round + 1)[1]
         _restore(site, remembered)
         _put(site, remembered.get("twin", {}))
-    full = split == "test"
+    full, run = split == "test", run_of(content)
+    if site.door.mute:
+        return _assessed({}, split, withheld=True)
+    site.door.note("evaluation", run=run, round=round, split=split)
     scores = evaluate(
         workspace.network.to(workspace.device),
         parts[split],
@@ -196,7 +245,16 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
         seed=config.seed,
     )
     summary = site_summary(scores, bootstrap=config.evaluation.bootstrap if full else config.evaluation.bootstrap_rounds, seed=config.seed)
-    return RecordDict({METRICS: MetricRecord({**summary}), SETTINGS: ConfigRecord({"split": split})})
+    told = site.door.evaluated(summary)
+    site.door.note_figures(list(told), run=run, round=round, purpose=split)
+    return _assessed(told, split, withheld=told is not summary)
+
+
+def _assessed(figures: Mapping[str, float], split: str, *, withheld: bool) -> RecordDict:
+    settings = ConfigRecord({"split": split})
+    if withheld:
+        settings[WITHHELD] = True
+    return RecordDict({METRICS: MetricRecord({**figures}), SETTINGS: settings})
 
 
 def _settled(remembered: Groups, counted: int) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
@@ -253,7 +311,7 @@ def _train_twin(site: Site, rule: LocalRule, start: Mapping[str, Tensor], rememb
 def _receive(site: Site, content: RecordDict, spec: Spec) -> dict[str, Tensor]:
     """Put the received weights into the resident network; returns all tensors as received, by name."""
     shared = site.workspace.shared
-    arrays = content.array_records.get(ARRAYS)
+    arrays = part_of(content, ARRAYS, ArrayRecord)
     if arrays is None:
         raise FederationError(f"the server's message holds no '{ARRAYS}'.")
     try:
@@ -277,12 +335,13 @@ def _restore(site: Site, remembered: Groups) -> None:
 def _put(site: Site, values: Mapping[str, Tensor]) -> None:
     """Write values into the resident network, by name."""
     network = site.workspace.shared | site.workspace.personal
-    for name, value in values.items():
-        network[name].copy_(value)
+    if values:
+        torch._foreach_copy_([network[name] for name in values], list(values.values()))
 
 
 def _field(content: RecordDict, key: str) -> Any:
-    return content.config_records.get(SETTINGS, ConfigRecord()).get(key)
+    settings = part_of(content, SETTINGS, ConfigRecord)
+    return None if settings is None else settings.get(key)
 
 
 def _integer(content: RecordDict, key: str) -> int:

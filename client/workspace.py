@@ -13,12 +13,18 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
+from client.door import OPEN, Door, policy_of
+from client.lending import Lending
+from client.memory import accepted_run
 from client.node import simulated
 from tmca_core.cases.sites import SiteData, load_site, load_sites, site_names
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal
 from tmca_core.messages import source_digest
 from tmca_core.networks import Network, build_network, frozen_digest, roles, shared_state
+from tmca_core.networks.start import needs_start, take_up_start
+from tmca_core.privacy.planning import training_patients
+from tmca_core.text.screen.gate import ReportRules, hold_reports
 from tmca_core.training.centralised import build_pipeline
 from tmca_core.training.device import resolve_device, set_threads
 from tmca_core.training.loop import build_optimizer
@@ -53,6 +59,11 @@ class Workspace:
     fitting: list[ArrayRecord] = field(default_factory=list)
 
     @cached_property
+    def lending(self) -> Lending:
+        """Memory of updates."""
+        return Lending(self.shared)
+
+    @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """For turns whose optimiser state nobody keeps."""
         return build_optimizer(self.network, self.config.training)
@@ -67,6 +78,7 @@ class Site:
         data: its cases, by split.
         state: folder on the site's own disk for what it remembers between rounds.
         durable: what it remembers must outlast a power cut.
+        door: its policy; what leaves passes it.
     """
 
     name: str
@@ -74,6 +86,7 @@ class Site:
     state: Path
     workspace: Workspace
     durable: bool
+    door: Door = OPEN
 
 
 @lru_cache(maxsize=1)
@@ -81,12 +94,31 @@ def open_workspace(config: Config) -> Workspace:
     """The process's network for a configuration, built once."""
     set_threads(config.training)
     device = resolve_device(config.training)
-    network = build_network(config).to(device)
+    network = _network(config).to(device)
     state = network.state_dict()
     personal = {name: state[name] for name, role in roles(network).items() if role == "personal"}
     initial = {name: tensor.clone() for name, tensor in personal.items()}
     pipeline = build_pipeline(network, config)
     return Workspace(config, network, pipeline, device, shared_state(network), personal, initial, frozen_digest(network))
+
+
+def _network(config: Config) -> Network:
+    """The network as a site needs it: `network.start` is read where the site keeps tensors that do not travel, all others it is sent.
+
+    Raises:
+        ConfigError: the file is needed here and is not here.
+        WeightsError: it does not fit.
+    """
+    network = build_network(config, started=False)
+    if config.network.start and needs_start(network):
+        if not Path(config.network.start).exists():
+            raise ConfigError(
+                f"network.start {config.network.start} is not at this site. Tensors that do not travel (network.trainable="
+                f"{config.network.trainable}, federation.algorithm={config.federation.algorithm}) are read from it: get the file from "
+                "whoever starts the run and put it at that very path."
+            )
+        take_up_start(network, config)
+    return network
 
 
 def places(config: Config, node: Mapping[str, Any]) -> int:
@@ -103,12 +135,59 @@ def _node_count(config: Config, node: Mapping[str, Any]) -> int:
     return int(node.get("num-partitions", 0)) or _site_count(config)
 
 
+def enter(config: Config, node: Mapping[str, Any], place: int, run: str | None) -> Site:
+    """The site that a message is for, once its policy has let the server's request in; before that no case of a hospital is read.
+
+    Args:
+        run: the server's name for it; None: it only asks who is there.
+
+    Raises:
+        PolicyRefusal: the policy refuses, or the hospital has none and the run is private, or reports may identify a person.
+        LedgerError: the hospital's ledger is missing or damaged.
+        ConfigError: see `open_site`; or the policy cannot be read.
+    """
+    run = run if run is None else accepted_run(run)
+    door = Door.of(policy_of(config, node, lambda: name_of(config, node, place)))
+    if not simulated(node):
+        _hold_own_reports(config, node, door)
+    if door.policy is None:
+        return open_site(config, node, place)
+    if simulated(node):
+        site = open_site(config, node, place)
+        door.admit(config, site.data.train.patients, code_digest(), run)
+    else:
+        door.admit(config, _listed_patients(config, node), code_digest(), run)
+        site = open_site(config, node, place)
+        door.admit(config, site.data.train.patients, code_digest(), None)  # who has no case that can be read does not count
+    return replace(site, door=door)
+
+
+def _hold_own_reports(config: Config, node: Mapping[str, Any], door: Door) -> None:
+    """Screen a hospital's reports before the first message is answered; also where it has no policy."""
+    own, *_ = _own_site(config, node)
+    rules = door.policy.reports if door.policy else ReportRules()
+    hold_reports(Path(own.data.manifest), rules, _state_folder(config, node) / "reports-passed")
+
+
+def name_of(config: Config, node: Mapping[str, Any], place: int) -> str:
+    """Name of the site at `place` of a node; at most the table of its manifest is read."""
+    if simulated(node):
+        return site_names(config)[int(node["partition-id"]) + place * _node_count(config, node)]
+    return _own_site(config, node)[1]
+
+
+def _listed_patients(config: Config, node: Mapping[str, Any]) -> int:
+    """Patients that would train at a hospital, by the table of its manifest: cases with a mask, split as the run says."""
+    own, _, names, place = _own_site(config, node)
+    return len(training_patients(own).get(names[place], ()))
+
+
 def open_site(config: Config, node: Mapping[str, Any], place: int = 0) -> Site:
     """The site that a node serves; of several, the one at `place`.
 
     A deployed node says so in its node-config: `manifest="/data/m.csv"`, where several sites share that manifest also
-    `site="name"`, and optionally `state="/folder"`, `cache="/folder"` and `allow-download=true`; the run-config, which is the
-    server's, decides none of these. A node of a simulation has a `partition-id` instead.
+    `site="name"`, and optionally `policy="/file"` (see `enter`), `state="/folder"`, `cache="/folder"` and `allow-download=true`; the
+    run-config, which is the server's, decides none of these. A node of a simulation has a `partition-id` instead.
 
     Raises:
         ConfigError: the node-config says neither, or names no site of the manifest, or there is none at `place`.
@@ -119,17 +198,16 @@ def open_site(config: Config, node: Mapping[str, Any], place: int = 0) -> Site:
     if not simulated(node):
         config = _own_settings(config, node)
     workspace = open_workspace(config)
-    if "manifest" in node:
-        key: str | int = f"{node['manifest']}\n{node.get('site', '')}"
+    key: str | int
+    if not simulated(node):
+        key = f"{node.get('manifest', '')}\n{node.get('site', '')}"
         if key not in workspace.sites:
-            workspace.sites[key] = _own_data(config, str(node["manifest"]), str(node.get("site", "")))
-    elif "partition-id" in node:
+            workspace.sites[key] = _own_data(config, node)
+    else:
         key = int(node["partition-id"]) + place * _node_count(config, node)
         if key not in workspace.sites:
             workspace.sites.update(_simulated_data(config, key))
         _forget(config, workspace.sites, key)
-    else:
-        raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     data = workspace.sites[key]
     return Site(data.name, data, _state_folder(config, node), workspace, durable=not simulated(node))
 
@@ -141,7 +219,7 @@ def _site_count(config: Config) -> int:
 
 def _own_settings(config: Config, node: Mapping[str, Any]) -> Config:
     """The run's settings at a hospital: where it keeps things and what it fetches is its own decision."""
-    if config.network.allow_download and node.get("allow-download") is not True:
+    if config.network.allow_download and not node.get("policy") and node.get("allow-download") is not True:  # else the policy decides
         raise PolicyRefusal(
             "the run sets network.allow_download=true and this site does not allow that: set it to false and put the weights at the "
             "site beforehand, or let the site add allow-download=true to its --node-config."
@@ -167,19 +245,29 @@ def _forget(config: Config, sites: dict[str | int, SiteData], key: int) -> None:
             del sites[old]
 
 
-def _own_data(config: Config, manifest: str, site: str) -> SiteData:
+def _own_site(config: Config, node: Mapping[str, Any]) -> tuple[Config, str, list[str], int]:
+    """A hospital's own data: settings that read its manifest, its name, the names in the manifest and the place of its own among them."""
+    manifest, site = str(node.get("manifest", "")), str(node.get("site", ""))
+    if not manifest:
+        raise ConfigError("this node does not say which data it serves: start it with --node-config 'manifest=\"/path/of/manifest.csv\"'.")
     if not Path(manifest).is_file():
         raise ConfigError(f"the node's manifest {manifest} does not exist: correct manifest=… in its --node-config.")
     own = config.with_values({"data.manifest": manifest, "partition.by": "site"})
-    names = list(site_names(own))
-    if site and site not in names and len(names) == 1:
-        log.info("the manifest's cases (site '%s') are served as site '%s'.", names[0], site)
-        return replace(load_site(own, 0), name=site)
-    if site and site not in names:
-        raise ConfigError(f"{manifest} has no site '{site}'; it has {', '.join(names)}.")
-    if not site and len(names) != 1:
+    names = site_names(own)
+    if len(names) == 1:
+        return own, site or names[0], names, 0
+    if not site:
         raise ConfigError(f'{manifest} holds {len(names)} sites ({", ".join(names)}): add site="…" to the node\'s --node-config.')
-    return load_site(own, names.index(site) if site else 0)
+    if site not in names:
+        raise ConfigError(f"{manifest} has no site '{site}'; it has {', '.join(names)}.")
+    return own, site, names, names.index(site)
+
+
+def _own_data(config: Config, node: Mapping[str, Any]) -> SiteData:
+    own, name, names, place = _own_site(config, node)
+    if name != names[place]:
+        log.info("the manifest's cases (site '%s') are served as site '%s'.", names[place], name)
+    return replace(load_site(own, place), name=name)
 
 
 def _state_folder(config: Config, node: Mapping[str, Any]) -> Path:

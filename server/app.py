@@ -49,20 +49,31 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     Raises:
         ConfigError: `out` holds a run of another configuration.
         FederationError: too few sites answered.
+        PolicyRefusal: the sites' policies leave too few; run.json names them and their rules.
         StorageError: `out` cannot be written.
     """
+    from server.central import CentralFold, central_summary
     from server.rounds import Federation
+    from tmca_core.errors import PolicyRefusal
+    from tmca_core.networks.start import keep_start
     from tmca_core.run import Run
     from tmca_core.training.centralised import peak_rss_mb
 
     run = Run.create(out, config)
+    keep_start(run, config)
     engine, settle = _SIMULATED.get(type(grid).__name__, ("deployment", config.federation.wait))
     federation = Federation(grid, config, run, on_event, deployed=engine == "deployment")
-    federation.start(settle)
-    federation.train()
+    try:
+        federation.start(settle)
+        federation.train()
+    except PolicyRefusal:  # for whoever asks later which site refused, and by which rule
+        run.write_json("run.json", federation.progress.summary(config, engine, {}, peak_rss_mb()))
+        raise
     federation.choose()
     test = federation.evaluate("test")
     summary = federation.progress.summary(config, engine, test, peak_rss_mb())
+    if isinstance(federation.fold, CentralFold):
+        summary["central"] = central_summary(config, run, federation.fold.clip)
     run.write_json("run.json", summary)
     return summary
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from tmca_core.errors import FederationError
-from tmca_core.messages import ARRAYS, SETTINGS, ByReference, payload_bytes
+from tmca_core.messages import ARRAYS, REFUSED, SETTINGS, ByReference, fill, payload_bytes
 
 # Replies asked for at once: what is in memory together does not grow with the number of sites.
 GROUP = 4
@@ -32,8 +32,8 @@ class Answer:
     """One site's answer: its content, or why there is none.
 
     Attributes:
-        kind: "" of a good one; "failed", "late", "surplus" (enough others were there before it) or "duplicate" (it comes on top of
-            the site's first).
+        kind: "" of a good one; "failed", "refusal" (the site's policy forbids it: nothing was released), "late", "surplus" (enough
+            others were there before it) or "duplicate" (it comes on top of the site's first).
         seconds: from the question to the answer; where sites are run one after the other, without the others' runs.
     """
 
@@ -67,9 +67,7 @@ class Unawaited:
 
 def pack(weights: Mapping[str, Tensor]) -> ArrayRecord:
     """Weights as a record, by reference; the same record may go into every message of a phase."""
-    record = ArrayRecord()
-    for name, tensor in weights.items():
-        record[name] = TensorArray(tensor)
+    record: ArrayRecord = fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in weights.items()})
     return record
 
 
@@ -83,7 +81,9 @@ def request(kind: str, node: int, arrays: ArrayRecord | None, settings: Mapping[
 
 def carried_bytes(content: RecordDict) -> int:
     """Bytes that a message or a reply carries."""
-    return payload_bytes(content.array_records.get(ARRAYS, {}), *content.config_records.values(), *content.metric_records.values())
+    arrays = content.get(ARRAYS)
+    rest = (record for record in content.values() if isinstance(record, (ConfigRecord, MetricRecord)))
+    return payload_bytes(arrays if isinstance(arrays, ArrayRecord) else {}, *rest)
 
 
 def exchange(
@@ -152,7 +152,9 @@ def exchange(
                         unawaited.note(sender, round, "late", clock() - start - seconds)
                     yield Answer(sender, None, _too_late(seconds), "late", took)
                 elif reply.has_error():
-                    yield Answer(sender, None, f"the site failed: {_one_line(reply.error.reason, reply.error.code)}", "failed", took)
+                    kind = "refusal" if reply.error.code == REFUSED else "failed"
+                    said = _one_line(reply.error.reason, reply.error.code)
+                    yield Answer(sender, None, f"the site {'refuses' if kind == 'refusal' else 'failed'}: {said}", kind, took)
                 else:
                     yield Answer(sender, reply.content, seconds=took)
             if arrived or late():

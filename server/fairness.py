@@ -11,12 +11,15 @@ from tmca_core.training.scores import SiteSummary
 
 
 def site_dice(found: Mapping[str, SiteSummary]) -> dict[str, float]:
-    """Mean Dice of every site with cases."""
-    return {site: summary["dice_image"] for site, summary in found.items() if summary["cases"]}
+    """Mean Dice of every site with cases that told it."""
+    return {site: summary["dice_image"] for site, summary in found.items() if "dice_image" in summary}
 
 
 def mean_dice(found: Mapping[str, SiteSummary]) -> float | None:
-    """Mean over the cases of all sites; None without a case."""
+    """Mean over the cases of all sites; where a site keeps their number, over the sites that told theirs. None without a figure."""
+    if any("cases" not in summary for summary in found.values()):
+        dice = site_dice(found)
+        return math.fsum(dice.values()) / len(dice) if dice else None
     cases = math.fsum(summary["cases"] for summary in found.values())
     return math.fsum(found[site]["dice_sum"] for site in sorted(found)) / cases if cases else None
 

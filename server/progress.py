@@ -16,8 +16,9 @@ from server.private import private_summary
 from tmca_core.config import Config
 from tmca_core.errors import WeightsError
 from tmca_core.messages import Hello
-from tmca_core.training.scores import SiteSummary, combine
+from tmca_core.training.scores import SiteSummary
 from tmca_core.training.suspects import swapped_sides
+from tmca_core.training.told import combine_told
 
 # What run.json repeats of every round.
 FAIRNESS = ("round", "dice_image", "worst_site", "worst_dice", "spread", "worst_decile")
@@ -103,10 +104,10 @@ class Progress:
         self.turns.setdefault(site, []).append(round(seconds, 3))
 
     def rejections(self) -> dict[str, dict[str, int]]:
-        """How many answers of a site were refused, by kind; a turn lost in another way (failed, late) is no refusal."""
+        """How many answers of a site were refused by the server, by kind; a turn lost in another way is none of them."""
         counts: dict[str, dict[str, int]] = {}
         for fault in self.faults:
-            if fault["kind"] not in ("failed", "late"):
+            if fault["kind"] not in ("failed", "late", "refusal"):
                 of_site = counts.setdefault(fault["site"], {})
                 of_site[fault["kind"]] = of_site.get(fault["kind"], 0) + 1
         return {site: counts[site] for site in sorted(counts)}
@@ -138,7 +139,7 @@ class Progress:
         self.tick()
         last = self.history[-1]["round"] if self.history else 0
         best = best_round(self.history)
-        final, counterfactual = combine(dict(sorted(test.items())), config.data.target_names)
+        final, counterfactual = combine_told(dict(sorted(test.items())), config.data.target_names)
         turns = max(1, self.site_rounds)
         return {
             "schema": 1,
@@ -167,7 +168,7 @@ class Progress:
             "faults": self.faults,
             "rejections": self.rejections(),
             "stragglers": self.stragglers(),
-            "suspects": swapped_sides(test),
-            "skipped": sum(site["skipped"] for site in self.sites.values()),
+            "suspects": swapped_sides({site: summary for site, summary in test.items() if "cases" in summary}),
+            "skipped": sum(site["skipped"] or 0 for site in self.sites.values()),
             "privacy": private_summary(config, self.sites.values(), self.history),
         }

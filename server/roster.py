@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from server.exchange import exchange, request
 from tmca_core.config import Config
-from tmca_core.errors import FederationError
-from tmca_core.messages import PLACE, PLACES, QUERY, SETTINGS, Hello
+from tmca_core.errors import FederationError, PolicyRefusal
+from tmca_core.messages import PLACE, PLACES, QUERY, SETTINGS, Hello, part_of
+from tmca_core.privacy.central import drawn_secretly
+from tmca_core.privacy.randomness import SecureStream
 from tmca_core.seeds import numpy_rng
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Roster:
         deployed: every node is one site; else one may serve several.
         nodes: site → (node id, which of the sites that this node serves).
         known: names of all sites that have ever said hello in this run.
+        refusing: sites whose policy refuses the run, and why.
     """
 
     identity: Identity
@@ -56,6 +60,7 @@ class Roster:
     hellos: dict[str, Hello] = field(default_factory=dict)
     nodes: dict[str, tuple[int, int]] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    refusing: dict[str, str] = field(default_factory=dict)
     _asked: set[int] = field(default_factory=set)
     _silent: dict[int, tuple[float, float]] = field(default_factory=dict)  # node → (the moment to ask it again, the pause before that)
 
@@ -68,6 +73,7 @@ class Roster:
 
         Raises:
             FederationError: there are too few; the message says who answered what, and who was there before and is missing.
+            PolicyRefusal: there would be enough without the sites whose policy refuses.
         """
         settings, start = self.config.federation, time.monotonic()
         problems: dict[str, str] = {}
@@ -85,7 +91,8 @@ class Roster:
             if enough and (not first or now >= end or set(grid.get_node_ids()) <= self._asked):
                 break
             if now >= end:
-                raise FederationError(self._too_few(len(self._asked), problems))
+                refused = bool(self.refusing) and len(self.trainers()) + len(self.refusing) >= settings.min_sites
+                raise (PolicyRefusal if refused else FederationError)(self._too_few(len(self._asked), problems))
             if not waiting and self.missing():
                 log.warning("waiting up to %g s for %s.", settings.wait, ", ".join(self.missing()))
             waiting = True
@@ -128,9 +135,9 @@ class Roster:
         further: list[tuple[int, int]] = []
         for answer in exchange(grid, messages, poll=self.config.federation.poll, seconds=seconds):
             node, place = addresses[answer.site]
-            name, reason = answer.site, answer.failure
+            name, reason, kind = answer.site, answer.failure, answer.kind or "hello"
             if answer.content is not None:
-                values: Mapping[str, Any] = answer.content.config_records.get(SETTINGS, {})
+                values: Mapping[str, Any] = part_of(answer.content, SETTINGS, ConfigRecord) or {}
                 places = values.get(PLACES, 1)
                 if self.deployed and places != 1:
                     reason = f"it says that it serves {places} sites: in a deployment a node is one site."
@@ -139,13 +146,19 @@ class Roster:
                     continue
                 try:
                     hello = Hello.from_values(values)
-                    name, reason = hello.site, reason or self._mismatch(hello)
+                    name = hello.site
+                    if hello.refusal:
+                        reason, kind = f"the site refuses: {hello.refusal}", "refusal"
+                    reason = reason or self._mismatch(hello)
                     if not reason:
+                        self.refusing.pop(name, None)  # its hospital has changed its mind, and started it again
                         self.hellos[hello.site], self.nodes[hello.site] = hello, (node, place)
                 except FederationError as error:
                     reason = reason or str(error)
                 if not place and isinstance(places, int) and not self.deployed:
                     further += [(node, other) for other in range(1, min(places, MOST_PLACES))]
+            if kind == "refusal":
+                self.refusing[name] = reason
             said = node in self._silent
             if answer.kind == "late":
                 pause = 2 * self._silent[node][1] if said else HELLO_SECONDS
@@ -155,7 +168,7 @@ class Roster:
             if reason:
                 problems[name] = reason
                 if not (said and answer.kind == "late"):
-                    self.refused(name, reason, answer.kind or "hello")
+                    self.refused(name, reason, kind)
         return further
 
     def trainers(self) -> list[str]:
@@ -163,15 +176,18 @@ class Roster:
         return sorted(name for name, hello in self.hellos.items() if hello.weight(self.config.federation.weighting))
 
     def holders(self, split: str) -> list[str]:
-        """Names of sites that have cases in `split`, sorted."""
-        return sorted(name for name in self.hellos if self.held(name, split))
+        """Names of sites that have cases in `split`, or do not say, sorted."""
+        return sorted(name for name in self.hellos if self.held(name, split) != 0)
 
-    def held(self, site: str, split: str) -> int:
-        """Cases that a site announced for `split`."""
-        return int(getattr(self.hellos[site], f"{split}_cases"))
+    def held(self, site: str, split: str) -> int | None:
+        """Cases that a site announced for `split`; None: its policy keeps their number."""
+        cases: int | None = getattr(self.hellos[site], f"{split}_cases")
+        return cases
 
     def cohort(self, round: int) -> list[str]:
         """The sites to ask in a round: all, or `federation.cohort` and `oversample` more, drawn by (seed, round) over the sorted names.
+
+        Under central privacy, whose ε rests on nobody's knowing the draw, by the operating system's randomness instead.
 
         Of more than are needed those count that answer first: they are asked in the order drawn, or the first names would win.
         """
@@ -179,6 +195,8 @@ class Roster:
         size = settings.cohort + math.ceil(settings.cohort * settings.oversample - 1e-9)
         if not size or settings.cohort >= len(names):
             return names
+        if self.config.central.enabled:
+            return [names[i] for i in drawn_secretly(len(names), size, SecureStream())]
         drawn = numpy_rng(self.config.seed, "cohort", round).choice(len(names), size=min(size, len(names)), replace=False)
         return [names[i] for i in (drawn if size > settings.cohort else sorted(drawn))]
 
@@ -192,7 +210,10 @@ class Roster:
         if hello.network != self.identity.network:
             return "its network has other shared tensors than the server's."
         if hello.frozen != self.identity.frozen:
-            return "its frozen weights or text encoder differ from the server's: put the same weight files at both ends."
+            return (
+                "its frozen weights or text encoder differ from the server's: put the same weight files (network.start, "
+                "network.image_weights) at both ends."
+            )
         return ""
 
     def _too_few(self, connected: int, problems: dict[str, str]) -> str:

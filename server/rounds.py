@@ -20,19 +20,22 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.best import best_round, stalled
+from server.central import CentralFold, announce, refuse_uncentral
 from server.contribution import Before, contributions
 from server.exchange import Unawaited, exchange, pack, request
 from server.fairness import fairness, interval, mean_dice, site_dice
+from server.folding import Folding
 from server.progress import Progress
 from server.received import Received, clear
 from server.roster import Identity, Roster
-from server.summaries import check_summary, declared
+from server.secure import refuse_insecure, secure_round
+from server.summaries import read_summary
 from server.turns import Turns, train_round
 from tmca_core.algorithms import ALGORITHMS
 from tmca_core.compression import COMPRESSIONS
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError
-from tmca_core.messages import EVALUATE, METRICS, PLACE, source_digest, spec_digest, spec_of
+from tmca_core.messages import EVALUATE, PLACE, source_digest, spec_digest, spec_of
 from tmca_core.networks import build_network, frozen_digest, roles, shared_state
 from tmca_core.run import Checkpoint, Run
 from tmca_core.training.scores import SiteSummary
@@ -68,6 +71,9 @@ class Federation:
         if config.training.ema:
             self.average = {name: tensor.clone() for name, tensor in self.weights.items()}
         self._refuse_what_cannot_be()
+        if config.central.enabled:
+            self.fold = CentralFold(self.fold, self.weights, config, run)
+        self.folding = Folding(self.fold)
         code = source_digest(Path(__file__).parents[1])
         identity = Identity(config.digest(), spec_digest(self.spec), frozen_digest(self.network), code)
         self.roster = Roster(identity, config, lambda site, reason, kind: self.fault("hello", site, reason, kind), deployed)
@@ -75,6 +81,7 @@ class Federation:
         self.progress = Progress.new()
         self.round = 0
         self._settle = 0.0
+        self._said = False
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
@@ -94,6 +101,8 @@ class Federation:
             self._restore(last)
         clear(self.run, self.round, beyond=self.round + 1 if last else 0)
         self._gather()
+        if self.config.central.enabled:
+            announce(self)
         if not last:
             self._checkpoint()
             self.settle()
@@ -103,6 +112,7 @@ class Federation:
 
         Raises:
             FederationError: too few sites, or too few usable updates.
+            PolicyRefusal: the sites' policies leave too few.
             StorageError: the disk is full or not writable.
         """
         try:
@@ -124,14 +134,24 @@ class Federation:
             measured = bool(settings.contribution_every) and self.round % settings.contribution_every == 0
             before = Before.of(self) if measured else None
             received = Received(self.run, self.round) if self.keep_replies or before else None
-            turns = train_round(self, received)
+            turns = secure_round(self) if settings.secure else train_round(self, received)
             self._average(round(turns.steps / len(turns.completed)))
             found: dict[str, SiteSummary] = {}
             if self.round % self.config.evaluation.every == 0 or self.round == settings.rounds:
                 found = self.evaluate("val")
+                self._miss(found)
             if before and received:
                 self._contribution(contributions(self, before, received))
             self._finish_round(turns, found, time.perf_counter() - begin)
+
+    def _miss(self, found: Mapping[str, SiteSummary]) -> None:
+        """Say once that what goes by validation Dice has nothing to go by, because the sites keep it."""
+        settings = self.config.federation
+        blind = {"patience": settings.patience, "select=best": settings.select == "best", "contribution_every": settings.contribution_every}
+        named = ", ".join(f"federation.{name}" for name, used in blind.items() if used)
+        if named and found and mean_dice(found) is None and not self._said:
+            self._said = True
+            self.note(f"round {self.round}: every site's policy withholds its validation Dice, so {named} can decide nothing.")
 
     def choose(self) -> None:
         """Take up the weights of the best round where `federation.select` says so."""
@@ -155,19 +175,21 @@ class Federation:
         found: dict[str, SiteSummary] = {}
         answers = exchange(self.grid, requests, poll=settings.poll, seconds=settings.deadline, unawaited=self.unawaited, round=self.round)
         for answer in answers:
-            summary = {} if answer.content is None else declared(answer.content.metric_records.get(METRICS, {}), targets)
-            reason = answer.failure or check_summary(summary, self.roster.held(answer.site, split), targets)
+            summary: SiteSummary = {}
+            reason = answer.failure
+            if answer.content is not None:
+                summary, reason = read_summary(answer.content, self.roster.held(answer.site, split), targets)
             if reason:
                 self.fault(split, answer.site, reason, answer.kind or "figures")
                 continue
             found[answer.site] = summary
             if event:
-                loss = summary["loss_sum"] / summary["loss_cases"] if summary["loss_cases"] else None
-                dice, cases = summary["dice_image"], int(summary["cases"])
+                loss = summary["loss_sum"] / summary["loss_cases"] if summary.get("loss_cases") else summary.get("loss")
+                dice, cases = summary.get("dice_image"), int(summary["cases"]) if "cases" in summary else None
                 self.emit(event, round=self.round, site=answer.site, dice_image=dice, ci95=interval(summary), loss=loss, cases=cases)
         return found
 
-    def request(self, kind: str, site: str, arrays: ArrayRecord, settings: Mapping[str, str | int], group: str) -> Message:
+    def request(self, kind: str, site: str, arrays: ArrayRecord | None, settings: Mapping[str, str | int], group: str) -> Message:
         """A message to a site that is there."""
         node, place = self.roster.nodes[site]
         return request(kind, node, arrays, {**settings, PLACE: place}, group)
@@ -189,6 +211,7 @@ class Federation:
             "completed": sorted(turns.completed),
             "failed": dict(sorted(turns.failed.items())),
             "surplus": sorted(turns.surplus),
+            "refused": sorted(turns.refusing),
             **fairness(site_dice(found)),
         }
         self.progress.history.append(record)
@@ -227,6 +250,10 @@ class Federation:
                 "federation.select=best takes the shared tensors of an earlier round, but sites keep their own tensors of the last "
                 "three rounds only: use select=last, or an algorithm without personal tensors."
             )
+        if self.config.federation.secure:
+            refuse_insecure(self)
+        if self.config.central.enabled:
+            refuse_uncentral(self)
         if self.config.privacy.enabled:
             from tmca_core.privacy.training import refuse_uncovered
 

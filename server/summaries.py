@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+from tmca_core.messages import METRICS, SETTINGS, WITHHELD, part_of
 from tmca_core.training.scores import ALWAYS, INTERVAL, MAY_BE_NEGATIVE, WITHOUT_REPORT, SiteSummary, of_targets
+from tmca_core.training.told import CASES, wrong
 
 UNBOUNDED = ("loss_sum", "hd95_sum")
 # Of areas, which is part of which.
 PARTS = {"intersection": "predicted", "laterality_wrong": "laterality_area", "laterality_area": "predicted"}
 
 
+def read_summary(content: RecordDict, cases: int | None, targets: int) -> tuple[SiteSummary, str]:
+    """A site's figures, and why they cannot be used ("" where they can). Of a site that withholds some they are means only.
+
+    Args:
+        content: of the reply.
+        cases: what the site's hello announced for the split; None: nothing.
+        targets: how many the run has.
+    """
+    record: Mapping[str, Any] = part_of(content, METRICS, MetricRecord) or {}
+    settings: Mapping[str, Any] = part_of(content, SETTINGS, ConfigRecord) or {}
+    if settings.get(WITHHELD) is True:
+        told = _numbers(record, tuple(CASES))
+        return told, wrong(told)
+    summary = declared(record, targets)
+    if cases is None:
+        return summary, "the evaluation holds sums, but the site announced no number of cases"
+    return summary, check_summary(summary, cases, targets)
+
+
 def declared(record: Mapping[str, Any], targets: int = 1) -> SiteSummary:
     """The numbers of a reply that `site_summary` declares for that many targets; whatever else is in it is dropped."""
-    return {
-        key: float(record[key])
-        for key in (*ALWAYS, "dice_image", *of_targets(targets), *INTERVAL, *WITHOUT_REPORT)
-        if isinstance(record.get(key), (int, float)) and not isinstance(record[key], bool)
-    }
+    return _numbers(record, (*ALWAYS, "dice_image", *of_targets(targets), *INTERVAL, *WITHOUT_REPORT))
+
+
+def _numbers(record: Mapping[str, Any], names: Sequence[str]) -> SiteSummary:
+    return {key: float(record[key]) for key in names if isinstance(record.get(key), (int, float)) and not isinstance(record[key], bool)}
 
 
 def check_summary(summary: SiteSummary, cases: int, targets: int = 1) -> str:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from server.exchange import Answer, carried_bytes, exchange, pack
 from server.private import local_steps
 from server.received import Received, Reply, start_digest
 from server.screening import FEWEST, mean_rate, screen, size_of
-from tmca_core.errors import FederationError, UpdateRejected
-from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN, TRAIN_METRICS, Update, check_update, finite, to_tensor, unpack_update
+from tmca_core.errors import FederationError, PolicyRefusal, UpdateRejected
+from tmca_core.messages import (
+    ARRAYS,
+    METRICS,
+    SETTINGS,
+    TRAIN,
+    TRAIN_METRICS,
+    WITHHELD,
+    Update,
+    check_update,
+    finite,
+    part_of,
+    to_tensor,
+    unpack_update,
+)
 
 if TYPE_CHECKING:
     from server.rounds import Federation
@@ -25,14 +38,16 @@ class Turns:
     """What a training phase has brought so far.
 
     Attributes:
-        completed: sites whose update was folded. `failed`: the others' reasons. `surplus`: asked and not needed.
+        completed: sites whose update was folded. `failed`: the others' reasons; `refusing`: those of them whose policy refuses.
+        surplus: asked and not needed.
         steps, busy: local steps and the sites' own seconds, summed over `completed`.
-        folding: seconds of checking, keeping and folding.
+        folding: seconds that checking, keeping and folding kept the round waiting.
         held: replies, with updates and norms, that wait until there are enough to compare their sizes; before that nothing is folded.
     """
 
     completed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    refusing: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
     steps: float = 0.0
     busy: float = 0.0
@@ -51,6 +66,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     Raises:
         FederationError: fewer than `min_sites` usable updates; the weights are those of the round's start. Or what came of them is not
             finite, and must not be kept.
+        PolicyRefusal: there would be enough without the sites whose policy refuses.
         StorageError: a reply could not be kept.
     """
     begin, settings, roster = time.perf_counter(), federation.config.federation, federation.roster
@@ -68,6 +84,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     }
     down = carried_bytes(next(iter(requests.values())).content) if requests else 0
     turns = Turns()
+    federation.folding.settle()
     federation.fold.begin(sum(hello.weight(settings.weighting) for hello in roster.hellos.values()))
     for reply in received.replies() if received else ():
         _take(federation, turns, reply, down, received, kept=True)
@@ -75,7 +92,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     there = {*turns.completed, *turns.failed, *(reply.site for reply, _, _ in turns.held)}
     for site in cohort:
         if site not in requests and site not in there:
-            _lose(federation, turns, Answer(site, None, "it was asked before the server was started again, and is gone", "failed"))
+            lose(federation, turns, Answer(site, None, "it was asked before the server was started again, and is gone", "failed"))
     answers = exchange(
         federation.grid,
         requests,
@@ -87,23 +104,25 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     )
     for answer in answers:
         if answer.content is None:
-            _lose(federation, turns, answer)
+            lose(federation, turns, answer)
             continue
         folded = time.perf_counter()
         try:
-            reply = _reply(federation, answer, answer.content)
+            reply = read_reply(federation, answer, answer.content)
         except UpdateRejected as error:
-            _lose(federation, turns, Answer(answer.site, None, str(error), error.kind))
+            lose(federation, turns, Answer(answer.site, None, str(error), error.kind))
         else:
             _take(federation, turns, reply, down, received)
         turns.folding += time.perf_counter() - folded
     _release(federation, turns, down, received)
     if not turns.completed or len(turns.completed) < settings.min_sites:
-        raise FederationError(_too_few(federation, turns))
+        enough = len(turns.completed) + len(turns.refusing) >= settings.min_sites
+        raise (PolicyRefusal if enough else FederationError)(_too_few(federation, turns))
     wall, start = time.perf_counter() - begin, time.perf_counter()
     federation.settle()
+    federation.folding.settle()
     federation.fold.finish(federation.weights)
-    _hold_to_finite(federation, received)
+    hold_to_finite(federation, received)
     federation.progress.add_seconds("training", turns.busy)
     federation.progress.add_seconds("communication", max(0.0, wall - turns.folding - turns.busy))
     federation.progress.add_seconds("aggregation", turns.folding + time.perf_counter() - start)
@@ -120,23 +139,33 @@ def decoded(federation: Federation, reply: Reply) -> tuple[Update, float]:
     tensors = federation.compression.decode(reply.tensors, spec)
     update = unpack_update(tensors, reply.settings, reply.metrics, federation.config.privacy.enabled)
     norm = check_update(update, spec, federation.round)
+    check_announced(update, reply)
+    return update, norm
+
+
+def check_announced(update: Update, reply: Reply) -> None:
+    """Hold an update to what its site announced.
+
+    Raises:
+        UpdateRejected: another number of steps, or another weight.
+    """
     if (steps := update.metrics["steps"]) != reply.steps:
         raise UpdateRejected(f"it is of {steps:g} steps, but the cases that the site announced take {reply.steps} steps.", "metrics")
     if update.weight != reply.weight:
         raise UpdateRejected(f"its weight is {update.weight}, but it announced {reply.weight}.", "weight")
-    return update, norm
 
 
-def _reply(federation: Federation, answer: Answer, content: RecordDict) -> Reply:
+def read_reply(federation: Federation, answer: Answer, content: RecordDict) -> Reply:
     """A reply that can be read; what it says is checked later."""
-    arrays, metrics = content.array_records.get(ARRAYS), content.metric_records.get(METRICS)
+    arrays, metrics = part_of(content, ARRAYS, ArrayRecord), part_of(content, METRICS, MetricRecord)
+    settings = part_of(content, SETTINGS, ConfigRecord) or ConfigRecord()
     if arrays is None or metrics is None:
         raise UpdateRejected(f"the reply holds no '{ARRAYS if arrays is None else METRICS}'.", "names")
     hello = federation.roster.hellos[answer.site]
     return Reply(
         site=answer.site,
         tensors={name: to_tensor(name, array) for name, array in arrays.items()},
-        settings={key: value for key, value in content.config_records.get(SETTINGS, {}).items() if key in ("round", "weight")},
+        settings={key: value for key, value in settings.items() if key in ("round", "weight", WITHHELD)},
         metrics={key: value for key, value in metrics.items() if key in TRAIN_METRICS},
         bytes=carried_bytes(content),
         seconds=answer.seconds,
@@ -162,8 +191,6 @@ def _take(federation: Federation, turns: Turns, reply: Reply, down: int, receive
     """Check, keep (unless it is kept) and fold one reply; one of the first of a run waits for others to be compared with."""
     norms, ratio = federation.progress.norms, federation.config.federation.max_norm_ratio
     early = bool(ratio) and len(norms) < FEWEST
-    if early:  # what it refers to changes before it is folded
-        reply = replace(reply, tensors={name: tensor.clone() for name, tensor in reply.tensors.items()})
     try:
         update, norm = decoded(federation, reply)
         if not early:
@@ -205,31 +232,36 @@ def _rate(federation: Federation, reply: Reply) -> float:
 
 def _refuse(federation: Federation, turns: Turns, reply: Reply, error: UpdateRejected, received: Received | None) -> None:
     """What is refused is not kept."""
-    _lose(federation, turns, Answer(reply.site, None, str(error), error.kind))
+    lose(federation, turns, Answer(reply.site, None, str(error), error.kind))
     if received:
         received.drop(reply.site)
 
 
 def _fold(federation: Federation, turns: Turns, reply: Reply, update: Update, down: int) -> None:
-    federation.fold.add(update)
+    federation.folding.add(update)
+    note_turn(federation, turns, reply, update, reply.bytes, down)
+
+
+def note_turn(federation: Federation, turns: Turns, reply: Reply, update: Update, up: int, down: int) -> None:
+    """A site has done its turn: count it, and say so."""
     # No site has worked longer than was waited for it.
     seconds = min(update.metrics.get("seconds", reply.seconds), reply.seconds)
     turns.completed.append(reply.site)
     turns.steps += reply.steps
     turns.busy += seconds
-    federation.progress.count(reply.site, reply.bytes, down, reply.seconds)
+    federation.progress.count(reply.site, up, down, reply.seconds)
     federation.emit(
         "site_train",
         round=federation.round,
         site=reply.site,
         loss=update.metrics.get("loss"),
         seconds=seconds if "seconds" in update.metrics else None,
-        bytes_up=reply.bytes,
+        bytes_up=up,
         bytes_down=down,
     )
 
 
-def _hold_to_finite(federation: Federation, received: Received | None) -> None:
+def hold_to_finite(federation: Federation, received: Received | None) -> None:
     """Stop before weights that overflowed are kept.
 
     Raises:
@@ -246,13 +278,15 @@ def _hold_to_finite(federation: Federation, received: Received | None) -> None:
             )
 
 
-def _lose(federation: Federation, turns: Turns, answer: Answer) -> None:
+def lose(federation: Federation, turns: Turns, answer: Answer) -> None:
     """Name a site that has no part in the round, or an answer that has none."""
     if answer.kind == "surplus":
         turns.surplus.append(answer.site)
         return
     if answer.kind != "duplicate":
         turns.failed[answer.site] = answer.failure
+    if answer.kind == "refusal":
+        turns.refusing.append(answer.site)
     federation.fault("train", answer.site, answer.failure, answer.kind)
 
 

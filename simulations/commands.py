@@ -59,7 +59,7 @@ def _run(config: Any, out: Path | None, kind: str, as_json: bool) -> None:
     with RoundTable(config.federation.rounds, quiet=as_json) as table:
         summary = run_experiment(config, folder, table)
     lines = [headline(summary)]
-    if "local_mean" in summary["baselines"]:
+    if "local_mean" in summary["baselines"] and summary["final"]["dice_image"] is not None:
         dice, others = summary["final"]["dice_image"], summary["baselines"]
         lines.append(f"federated {dice:.3f}, pooled {others['pooled']:.3f}, each site alone {others['local_mean']:.3f} on average")
     if summary["skipped"]:

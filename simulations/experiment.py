@@ -58,9 +58,10 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
         if baselines:
             baselines.close()
     _write_examples(config, run, sites, run.checkpoint(summary["tested_round"]).weights)
-    summary["sites"] = [describe_site(site) for site in sites.values()]
-    summary["skipped"] = len(skips)
-    summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
+    if not config.simulation.policies:  # else run.json holds what the policies let out, as between hospitals
+        summary["sites"] = [describe_site(site) for site in sites.values()]
+        summary["skipped"] = len(skips)
+        summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]
     if results:
         # Every site alone on its own held-out cases; the mean is by cases, as the federation's is.
         local = {arm.removeprefix("local:"): r["dice_image"] for arm, r in results.items() if arm != "pooled"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from simulations.attacks import ON_ANSWER, ON_DATA, Turn
@@ -16,7 +16,7 @@ from simulations.inprocess import Weather
 from tmca_core.cases.sites import SiteData, site_names
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError
-from tmca_core.messages import PLACE, SETTINGS, TRAIN
+from tmca_core.messages import PLACE, SETTINGS, TRAIN, part_of
 from tmca_core.seeds import numpy_rng
 
 # These need the grid of this process, or what one process remembers.
@@ -162,4 +162,4 @@ def number_of(message: Message, context: Context, sites: int) -> int:
 
 def _settings(message: Message) -> Mapping[str, Any]:
     content: RecordDict = message.content
-    return content.config_records.get(SETTINGS, {})
+    return part_of(content, SETTINGS, ConfigRecord) or ConfigRecord()

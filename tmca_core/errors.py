@@ -74,9 +74,17 @@ class FederationError(TmcaError):
 
 
 class PolicyRefusal(TmcaError):
-    """A site's policy forbids what was asked for."""
+    """A site's policy forbids what was asked for.
+
+    Attributes:
+        public: what may be told outside of the site, the rule and its bound; "" where nobody has said.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, public: str = "") -> None:
+        super().__init__(message)
+        self.public = public
 
 
 class PrivacyError(PolicyRefusal):
@@ -89,3 +97,9 @@ class BudgetExhausted(PolicyRefusal):
 
 class LedgerError(PolicyRefusal):
     """The privacy ledger is missing, damaged, rolled back, busy or not writable; nothing may be released."""
+
+
+class AuditInvalid(TmcaError):
+    """What an audit was given allows no measurement: nothing follows from it, and no number is shown."""
+
+    exit_code = 5

@@ -173,15 +173,18 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def keep(self, name: str, value: Mapping[str, Any]) -> None:
-        """Store what a run stands on (splits, digests of the data) once; a resumed run must find the same.
+        """Store what a run stands on (splits, digests of the data and of the start) once; a resumed run must find the same.
 
         Raises:
-            ConfigError: the folder holds a run over other cases.
+            ConfigError: the folder holds a run over other cases, or from other weights.
         """
         before = self.read_json(name)
         changed = sorted(key for key in {*before, *value} if before.get(key) != value.get(key))
         if before and changed:
-            raise ConfigError(f"{self.folder} holds a run over other cases ({name}: {', '.join(changed)} differ). Choose another --out.")
+            raise ConfigError(
+                f"{self.folder} holds a run over other cases or from another start ({name}: {', '.join(changed)} differ). "
+                "Choose another --out."
+            )
         if not before:
             self.write_json(name, value)
 

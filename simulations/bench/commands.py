@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from simulations.bench import ablation, aggregation, faults, federation, simulation, step  # noqa: F401  (they register themselves)
+from simulations.bench import ablation, aggregation, deployment, dp, faults, federation, secure, simulation, step, utility  # noqa: F401  (they register)
 from simulations.bench.interface import BENCHMARKS, Measurement
 from tmca_core.cli import emit
 

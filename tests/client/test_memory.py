@@ -120,9 +120,9 @@ def test_a_run_holds_to_the_cases_it_began_with(tmp_path: Path) -> None:
     cases = {"train": ["1", "2", "3"], "test": ["4"]}
     for _ in range(2):
         memory.hold_to(cases)
-    with pytest.raises(FederationError, match=r"\(train: 3 cases then, 2 now, test: 1 cases then, 2 now\)\. Put its manifest back"):
+    with pytest.raises(FederationError, match=r"\(train, test\)\. Put its manifest back"):
         memory.hold_to({"train": ["1", "2"], "test": ["3", "4"]})
-    with pytest.raises(FederationError, match=r"\(train: 3 cases then, 3 now\)"):
+    with pytest.raises(FederationError, match=r"\(train\)"):
         memory.hold_to({"train": ["1", "2", "3, edited"], "test": ["4"]})
     memory.hold_to(cases)
     Memory.of(tmp_path, "a", "1f").hold_to({"train": ["1"], "test": []})

@@ -55,7 +55,7 @@ def test_events_have_exactly_these_keys(tmp_path: Path) -> None:
     assert keys["site_train"] == {"arm", "round", "site", "loss", "seconds", "bytes_up", "bytes_down"}
     assert keys["site_eval"] == keys["site_test"] == {"arm", "round", "site", "dice_image", "ci95", "loss", "cases"}
     fairness = {"worst_site", "worst_dice", "spread", "worst_decile"}
-    assert keys["round"] == {"arm", "round", "dice_image", "seconds", "completed", "failed", "surplus"} | fairness
+    assert keys["round"] == {"arm", "round", "dice_image", "seconds", "completed", "failed", "surplus", "refused"} | fairness
     assert [e["event"] for e in events] == ["site_train"] * 3 + ["site_eval"] * 3 + ["round"] + ["site_test"] * 3
     assert {e["arm"] for e in events} == {"federated"}
 

@@ -75,11 +75,12 @@ def test_what_no_noise_would_cover_is_refused_before_training(settings: dict[str
     assert not (tmp_path / "run" / "ledger").exists()
 
 
-def test_centralised_training_says_that_it_is_not_private(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_private_training_without_a_ledger_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--out", str(tmp_path / "run"), "--set", "privacy.enabled=true", "--set", "privacy.noise_multiplier=1", "--json"])
     assert stopped.value.code == 3
-    assert "adds no noise" in capsys.readouterr().err
+    assert "--policy site.toml" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_json_is_json(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
-from flwr.common.serde import array_record_from_proto, array_record_to_proto
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.serde import array_record_from_proto, array_record_to_proto, recorddict_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,8 @@ from tmca_core.messages import (
     Hello,
     Update,
     check_update,
+    fill,
+    part_of,
     payload_bytes,
     source_digest,
     spec_digest,
@@ -152,6 +156,17 @@ def test_hello_there_and_back() -> None:
         Hello.from_values({k: v for k, v in hello.as_values().items() if k != "code"})
 
 
+def test_a_hello_without_counts_says_that_it_withholds_them() -> None:
+    hello = Hello("a", None, None, None, 10, None, 0, "c", "n", "f", "s")
+    values = hello.as_values()
+    assert values["withheld"] is True and "train_cases" not in values and values["val_cases"] == 10
+    assert Hello.from_values(values) == hello
+    assert hello.weight("uniform") == 1 and hello.weight("cases") == hello.weight("patients") == 0
+    assert Hello("a", 9, 7, 20, 3, 4, 1, "c", "n", "f", "s").as_values()["withheld"] is False
+    with pytest.raises(FederationError, match="'patients'"):  # a count that is just missing is of another version
+        Hello.from_values({**values, "withheld": False})
+
+
 def test_spec_digest_sees_names_shapes_and_dtypes() -> None:
     base = {"a": torch.zeros(2), "b": torch.zeros(3)}
     others = [
@@ -177,3 +192,28 @@ def _record(array: TensorArray) -> ArrayRecord:
     record = ArrayRecord()
     record["w"] = array
     return record
+
+
+def test_a_record_filled_at_once_is_flowers_own() -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.zeros(2, 2)}
+    quick = fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
+    slow = ArrayRecord()
+    for name, tensor in tensors.items():
+        slow[name] = TensorArray(tensor)
+    assert recorddict_to_proto(RecordDict({"x": quick})) == recorddict_to_proto(RecordDict({"x": slow}))
+    assert quick.object_id == slow.object_id
+
+
+def test_reading_a_part_keeps_nothing_alive() -> None:
+    tensor = torch.zeros(3)
+    gone = weakref.ref(tensor)
+    content = RecordDict({"arrays": fill(ArrayRecord(), {"a": TensorArray(tensor)}), "settings": ConfigRecord({"round": 1})})
+    assert part_of(content, "settings", ConfigRecord) == {"round": 1}
+    assert part_of(content, "arrays", ConfigRecord) is None
+    assert part_of(content, "nothing", ArrayRecord) is None
+    gc.disable()
+    try:
+        del tensor, content
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class FedAvg(Stateless):
     float32 at the end. So the order of arrival does not show in the result, and no list of replies is needed to sort.
     """
 
+    linear = True
     own_rate = 1.0
 
     def __init__(self, like: Mapping[str, Tensor], config: Config) -> None:
@@ -50,8 +51,12 @@ class FedAvg(Stateless):
         Raises:
             FederationError: no update was added.
         """
-        for name, mean in self.means().items():
-            weights[name].add_(mean, alpha=self._rate)
+        self._insist()
+        for name, total in self._sum.items():
+            for part, piece in _pieces(total, weights[name]):
+                # As `add_` of a float64 mean does it, but without a float64 copy of the whole tensor.
+                new = self._piece[: len(piece)].copy_(piece)
+                piece.copy_(new.add_(part.div_(self._weight), alpha=self._rate))
         self.start_over()
 
     def means(self) -> dict[str, Tensor]:
@@ -60,8 +65,7 @@ class FedAvg(Stateless):
         Raises:
             FederationError: no update was added.
         """
-        if not self._weight:
-            raise FederationError("no update was folded, so there is no mean.")
+        self._insist()
         return {name: total.div_(self._weight) for name, total in self._sum.items()}
 
     def start_over(self) -> None:
@@ -70,16 +74,24 @@ class FedAvg(Stateless):
             total.zero_()
         self._weight = 0
 
+    def _insist(self) -> None:
+        if not self._weight:
+            raise FederationError("no update was folded, so there is no mean.")
+
     def _add(self, update: Update, factor: float) -> None:
-        for name, total in self._sum.items():
-            tensor = update.tensors[name]
-            if total.numel() <= PIECE:
-                total.add_(tensor, alpha=factor)
-                continue
+        small = [name for name, total in self._sum.items() if total.numel() <= PIECE]
+        if small:
+            torch._foreach_add_([self._sum[name] for name in small], [update.tensors[name] for name in small], alpha=factor)
+        for name in self._sum.keys() - set(small):
             # A piece at a time, so that its float64 copy stays in the processor's cache; torch would make one of the whole tensor.
-            for part, piece in zip(torch.split(total.view(-1), PIECE), torch.split(tensor.reshape(-1), PIECE), strict=True):
+            for part, piece in _pieces(self._sum[name], update.tensors[name].contiguous()):
                 part.add_(self._piece[: len(piece)].copy_(piece), alpha=factor)
         self._weight += update.weight
+
+
+def _pieces(total: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of two contiguous tensors of one shape, a piece of at most `PIECE` numbers at a time."""
+    return zip(torch.split(total.view(-1), PIECE), torch.split(like.view(-1), PIECE), strict=True)
 
 
 ALGORITHMS.register("fedavg")(Algorithm(FedAvg, ONE_SUM))

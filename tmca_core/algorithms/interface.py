@@ -21,7 +21,14 @@ EXTRA = "extra/"
 
 
 class Fold(Protocol):
-    """The server's half: a round's aggregation, from the first update to the new weights, and what is kept between rounds."""
+    """The server's half: a round's aggregation, from the first update to the new weights, and what is kept between rounds.
+
+    Attributes:
+        linear: all that it does with a round's updates is to take their weighted mean, so one update that is the mean of several, with
+            their weight together, is as good as these.
+    """
+
+    linear: bool
 
     def begin(self, total: int) -> None:
         """A round begins; what an abandoned one has left is dropped.
@@ -31,7 +38,7 @@ class Fold(Protocol):
         """
 
     def add(self, update: Update) -> None:
-        """Take an update in; its tensors may change as soon as this returns."""
+        """Take an update in; its tensors do not change until this returns."""
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """Turn the weights of the round's start into those of its end, in place, and start over for the next round.
@@ -52,6 +59,8 @@ class Fold(Protocol):
 
 class Stateless:
     """The halves of `Fold` that most algorithms leave empty."""
+
+    linear = False
 
     def begin(self, total: int) -> None:
         """Only those who answer count."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from tmca_core.algorithms.fedavg import ONE_SUM, FedAvg
 from tmca_core.algorithms.interface import ALGORITHMS, Algorithm
 from tmca_core.config import Config
-from tmca_core.messages import Update, norm_of
+from tmca_core.messages import Update, norms_of
 
 
 class NormBound(FedAvg):
@@ -19,13 +19,15 @@ class NormBound(FedAvg):
     A site of weight n moves the model by no more than η C n / Σ n, whatever it sends.
     """
 
+    linear = False
+
     def __init__(self, like: Mapping[str, Tensor], config: Config) -> None:
         super().__init__(like, config)
         self._bound = config.federation.norm_bound
 
     def add(self, update: Update) -> None:
         """sum += n·min(1, C/‖Δ‖)·Δ, in place."""
-        norm = math.hypot(*(norm_of(update.tensors[name]) for name in self._sum))
+        norm = math.hypot(*norms_of([update.tensors[name] for name in self._sum]))
         self._add(update, update.weight * self._bound / max(norm, self._bound))
 
 

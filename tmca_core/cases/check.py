@@ -21,6 +21,7 @@ from tmca_core.cases.laterality import (
     weigh_sites,
 )
 from tmca_core.cases.manifest import MASK, Manifest, MissingReports, Skip, scan_manifest
+from tmca_core.text.screen.reports import counts
 
 __all__ = ["CheckReport", "SideAgreement", "check_manifest", "measure_laterality", "resolve_laterality"]
 
@@ -109,6 +110,7 @@ def check_manifest(
     error = message if message and not trust else ""
     if not cases:
         error = f"none of the {manifest.rows} rows can be used."
+    facts = _facts(manifest, decoded)
     return CheckReport(
         cases=len(cases),
         patients=decoded.tensors.patients,
@@ -117,8 +119,13 @@ def check_manifest(
         laterality=_overall(evidence),
         site_laterality={", ".join(item.sites): _sides(item) for item in evidence},
         error=f"{path}: {error}" if error else "",
-        facts=_facts(manifest, decoded),
-        warnings=[*manifest.warnings, *_warnings(manifest, decoded, evidence, size), *([message] if message and trust else [])],
+        facts=facts,
+        warnings=[
+            *manifest.warnings,
+            *_identifiers(path, facts),
+            *_warnings(manifest, decoded, evidence, size),
+            *([message] if message and trust else []),
+        ],
     )
 
 
@@ -174,12 +181,18 @@ def _facts(manifest: Manifest, decoded: Decoded) -> dict[str, Any]:
         "modality": manifest.modality,
         "licence": manifest.licence,
         "source": manifest.source,
+        "identifiers": dict(counts(case.report for case in cases)),
     }
 
 
 def targets_of(manifest: Manifest) -> list[str]:
     """Names of the targets, in order."""
     return [column.removeprefix(f"{MASK}:") for column in manifest.mask_columns]
+
+
+def _identifiers(path: Path, facts: Mapping[str, Any]) -> list[str]:
+    number = facts["identifiers"]["reports"]
+    return [f"{number} reports hold what may identify a person: tmca data screen {path} names rows and kinds."] if number else []
 
 
 def _warnings(manifest: Manifest, decoded: Decoded, evidence: Sequence[SideEvidence], size: int) -> list[str]:

@@ -13,12 +13,14 @@ import typer
 
 from tmca_core.cli import emit
 from tmca_core.errors import LateralityError, ManifestError
+from tmca_core.text.screen.commands import screen
 
 if TYPE_CHECKING:
     from tmca_core.cases.check import CheckReport
     from tmca_core.cases.decode import Progress
 
 app = typer.Typer(help="Check, convert and generate data.", no_args_is_help=True, add_completion=False)
+app.command()(screen)
 
 SHOWN = 50  # bad rows on the terminal; JSON has all
 CEILING_CASES, CEILING_SIZE = 200, 128  # that the phantom's image-only ceiling is measured on

@@ -140,39 +140,6 @@ def epsilons(spends: Iterable[Spend], delta: float) -> Epsilons:
     return Epsilons(headline, _by_opacus("prv", composition, delta), _by_opacus("rdp", composition, delta), replaced)
 
 
-def central_epsilon(
-    sites: int, noise_multiplier: float, rounds: int, delta: float, *, cohort: int = 0, sampling: Literal["poisson", "fixed"] = "poisson"
-) -> float:
-    """ε of a whole hospital, when the server clips and noises updates.
-
-    A cohort of fixed size is not Poisson sampling: it is accounted for as sampling without replacement, under replace-one.
-
-    Args:
-        sites: hospitals in all; few of them earn hardly any amplification.
-        noise_multiplier: σ of the noise on the sum of the clipped updates, in clipping norms.
-        rounds: that release a model.
-        delta: of the whole run.
-        cohort: sites a round; 0: all of them in every round. With Poisson sampling, their expected number.
-        sampling: how the cohort is drawn.
-
-    Source of the fixed size: Wang, Balle, Kasiviswanathan 2019, by dp-accounting's RDP accountant.
-    """
-    size = cohort or sites
-    if not 1 <= size <= sites:
-        raise ConfigError(f"a cohort of {cohort} hospitals cannot be drawn from {sites}.")
-    steps = NoisySteps(noise_multiplier, size / sites, rounds)
-    if size == sites or sampling == "poisson":
-        return epsilon([steps], delta)
-    import dp_accounting
-    from dp_accounting.rdp import RdpAccountant
-
-    _check_delta(delta)
-    accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
-    accountant.compose(dp_accounting.SampledWithoutReplacementDpEvent(sites, size, gaussian), rounds)
-    return float(accountant.get_epsilon(delta))
-
-
 def spend_to_json(spend: Spend) -> dict[str, Any]:
     """As a ledger keeps it; fields that say nothing are left out."""
     return {key: value for key, value in asdict(spend).items() if value}

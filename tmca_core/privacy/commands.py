@@ -103,6 +103,25 @@ def _plan_sites(config: Config, ledger: Ledger | None, steps: int, patients: int
     emit(as_json, value, "\n\n".join(f"{site}\n{_told(one)}" for site, one in plans.items()))
 
 
+@app.command()
+def policy(path: Annotated[Path, typer.Argument(metavar="SITE.TOML", help="The hospital's policy.")], as_json: AsJson = False) -> None:
+    """What a policy says, whether its ledger is sound, and the sha256 of the installed code, for app.allowed."""
+    import tmca_core
+    from tmca_core.messages import source_digest
+    from tmca_core.privacy.policy import load_policy, open_ledger
+
+    rules = load_policy(path)
+    spent = open_ledger(rules).read()
+    code, found = source_digest(Path(tmca_core.__file__).parents[1]), spent.epsilon(rules.privacy.delta)
+    approved = code in rules.app.allowed if rules.app.allowed else None
+    value = {**rules.model_dump(mode="json"), "spent": found, "state": spent.state, "code": code, "approved": approved}
+    told = {None: "any code may run", True: "it may run", False: "it is not in app.allowed, so it may not run"}[approved]
+    lines = [f"{section}.{key} = {setting}" for section, part in rules.model_dump().items() for key, setting in part.items()]
+    lines.append(f"spent on the worst-off patient: ε = {found:.4f} of {rules.privacy.epsilon:g} at δ = {rules.privacy.delta:g}")
+    lines.append(f"installed code: {code}; {told}")
+    emit(as_json, value, "\n".join(lines))
+
+
 @ledger_app.command()
 def init(path: LedgerPath, witness: Witness = None, as_json: AsJson = False) -> None:
     """Make a ledger: once for a patient population, before anything is released about it."""

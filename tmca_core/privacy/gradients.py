@@ -5,6 +5,7 @@ Legend: B cases, P patients drawn. A patient's gradient is the mean of the gradi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ Engine = Callable[[Network, Batch, CaseLosses], Gradients]
 """Gradients of every case's own loss: name → (B, *shape), for trainable parameters."""
 
 ENGINES: Registry[Engine] = Registry("private gradient engine")
+
+TINY = torch.finfo(torch.float32).tiny
+WIDE = 4096
+"""Numbers of a patient's row from which its norm is taken by itself: below, the calls would cost more than a copy."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,10 @@ def by_vmap(network: Network, batch: Batch, losses: CaseLosses) -> Gradients:
     mapped = torch.func.vmap(torch.func.grad(of_one), in_dims=(None, *[0] * 8), randomness="same")
     network.vectorised = True
     try:
-        found = mapped(parameters, batch.images, batch.masks, tokens, *rest)
+        with warnings.catch_warnings():
+            # Attention is looped over: as fast as products and a softmax, which could be mapped, and without weights of N × N.
+            warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented the batching rule")
+            found = mapped(parameters, batch.images, batch.masks, tokens, *rest)
     finally:
         network.vectorised = False
     return {name.removeprefix("network."): gradient for name, gradient in found.items()}
@@ -129,6 +137,14 @@ def by_loop(network: Network, batch: Batch, losses: CaseLosses) -> Gradients:
     parameters = trainable(network)
     rows = [_backward(network, pick(batch, slice(i, i + 1)), losses, parameters) for i in range(len(batch))]
     return {name: torch.stack([row[name] for row in rows]) for name in parameters}
+
+
+@ENGINES.register("opacus")
+def by_opacus(network: Network, batch: Batch, losses: CaseLosses) -> Gradients:
+    """Opacus's hooks, for the networks that they can take; kept for comparison, `vmap` is faster and takes all."""
+    from tmca_core.privacy.opacus_hooks import gradients_by_hooks  # opacus takes a second to import
+
+    return gradients_by_hooks(network, batch, losses)
 
 
 def in_their_batch(network: Network, batch: Batch, losses: CaseLosses) -> Gradients:
@@ -148,34 +164,46 @@ def in_their_batch(network: Network, batch: Batch, losses: CaseLosses) -> Gradie
 def clipped_sum(network: Network, drawn: Drawn, losses: CaseLosses, clip: float, *, engine: Engine, chunk: int) -> tuple[Gradients, Tensor]:
     """Σ over patients of g · min(1, C / ‖g‖) with g the patient's mean gradient.
 
-    Norms are taken in float64 over all trainable parameters together. A patient with a gradient that is not finite counts as 0.
+    Norms are taken in float64 over all trainable parameters together. A patient with a gradient that is not finite, or too long to be
+    scaled, counts as 0.
 
     Args:
         clip: C > 0.
         chunk: cases whose gradients are held at once.
 
     Returns:
-        (sums by parameter name, float32; norms (P,) float64 before clipping, infinite where a gradient was not).
+        (sums by parameter name, float32; norms (P,) float64 before clipping, infinite where a patient counts as 0).
     """
-    sums = {name: torch.zeros_like(parameter) for name, parameter in trainable(network).items()}
+    sums = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in trainable(network).items()}
     norms = []
     for group in drawn.groups(chunk):
-        means = _patient_means(network, group, losses, engine, chunk)
-        squares = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1, dtype=torch.float64).square() for g in means.values()]
-        norm = torch.stack(squares).sum(0).sqrt()
-        finite = torch.isfinite(norm)
+        means = {name: mean.reshape(len(mean), -1) for name, mean in _patient_means(network, group, losses, engine, chunk).items()}
+        norm = torch.stack([_squares(rows) for rows in means.values()]).sum(0).sqrt()
+        factor = (clip / norm.clamp_min(1e-300)).clamp_max(1.0)
+        # Also out: beyond some 10³⁷ clips float32 holds the factor with a few bits only, and what is clipped could be longer than C.
+        finite = torch.isfinite(norm) & (factor >= TINY)
         norms.append(torch.where(finite, norm, torch.inf))
-        factor = torch.where(finite, (clip / norm.clamp_min(1e-300)).clamp_max(1.0), 0.0)
-        for name, gradient in means.items():
+        factor, every = torch.where(finite, factor, 0.0), bool(finite.all())
+        for name in list(means):
+            rows = means.pop(name)
             # A NaN times 0 is a NaN: what is not finite is taken out before.
-            kept = gradient if bool(finite.all()) else torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
-            sums[name] += torch.tensordot(factor.to(kept.dtype), kept, 1)
+            kept = rows if every else torch.where(finite[:, None], rows, 0.0)
+            sums[name].view(-1).addmv_(kept.t(), factor.to(kept.dtype))
     return sums, torch.cat(norms)
 
 
 def flatten(gradients: Gradients) -> Tensor:
     """All gradients as one float64 vector."""
     return torch.cat([gradient.detach().flatten().double() for gradient in gradients.values()])
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Squared lengths (P,) float64 of rows (P, N)."""
+    if rows.shape[1] < WIDE:
+        lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    else:  # of a whole tensor torch sums in float64 as it reads; along a dimension it makes a float64 copy first, which takes longer
+        lengths = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows])
+    return lengths.square()
 
 
 def _patient_means(network: Network, group: Drawn, losses: CaseLosses, engine: Engine, chunk: int) -> Gradients:
@@ -187,11 +215,12 @@ def _patient_means(network: Network, group: Drawn, losses: CaseLosses, engine: E
     for begin in range(0, len(group.batch), chunk):
         part = slice(begin, begin + chunk)
         found = engine(network, pick(group.batch, part), losses)
-        share = torch.zeros(len(group.counts), len(owner[part]))
-        share[owner[part], torch.arange(share.shape[1])] = 1 / group.counts[owner[part]].float()
         for name, gradient in found.items():
-            value = torch.tensordot(share.to(gradient), gradient, 1)
-            means[name] = means[name] + value if name in means else value
+            share = gradient / group.counts[owner[part]].to(gradient).view(-1, *[1] * (gradient.dim() - 1))
+            if name not in means:
+                means[name] = torch.zeros(len(group.counts), *gradient.shape[1:], dtype=gradient.dtype, device=gradient.device)
+            # Added row by row: in a product with a matrix of shares a NaN would spread to the other patients, a NaN times 0 being one.
+            means[name].index_add_(0, owner[part].to(gradient.device), share)
     return means
 
 

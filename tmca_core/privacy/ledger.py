@@ -197,7 +197,8 @@ class Ledger:
                     raise BudgetExhausted(
                         f"round {charge.round} of run {charge.run} would bring ε to {projected:.4f} at δ = {budget.delta:g}, and this "
                         f"hospital's budget is {budget.epsilon:g} (spent: {spent.epsilon(budget.delta, asked):.4f}). Nothing was "
-                        "computed or released. Ask for more noise or fewer steps; only the hospital can raise its budget."
+                        "computed or released. Ask for more noise or fewer steps; only the hospital can raise its budget.",
+                        f"Rule: budget of every patient; bound: ε = {budget.epsilon:g} at δ = {budget.delta:g}.",
                     )
             if name and name not in cohorts:
                 with self.chain.writing():

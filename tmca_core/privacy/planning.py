@@ -237,4 +237,4 @@ def trained_numbers(config: Config) -> int:
     """Trainable numbers of the configured network that leave a site: what noise is added to."""
     from tmca_core.networks import build_network, shared_state
 
-    return sum(tensor.numel() for tensor in shared_state(build_network(config)).values())
+    return sum(tensor.numel() for tensor in shared_state(build_network(config, started=False)).values())

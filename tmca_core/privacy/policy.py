@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 
 from pydantic import Field, ValidationError
 
-from tmca_core.config import Section
+from tmca_core.config import Config, Section
 from tmca_core.errors import ConfigError, PolicyRefusal
 from tmca_core.privacy.ledger import Budget, Ledger
+from tmca_core.privacy.planning import mechanism_of, schedule
+from tmca_core.text.screen.gate import ReportRules
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,8 @@ class Request:
         delta: that the server states ε at.
         target_epsilon: that the server means to spend; 0: not said.
         patients: that would train, as the site counts them.
-        metrics: names that are asked for.
-        case_counts: weights by numbers of cases or patients are asked for.
+        metrics: names of figures that the run cannot do without.
+        case_counts: the run's weights, rates or steps follow from numbers of cases or patients, so that these get out.
         downloads: weights are to be fetched.
         app: sha256 of the code.
     """
@@ -90,6 +92,41 @@ class Request:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "patients"}
 
 
+def request_of(config: Config, patients: int, public: int | None, app: str) -> Request:
+    """What a run's settings ask of a site.
+
+    Args:
+        config: of the run.
+        patients: that would train, as the site counts them.
+        public: the number of them that the site lets out, which rates and steps follow from; None: it stays here.
+        app: sha256 of the code.
+    """
+    privacy, training, federation = config.privacy, config.training, config.federation
+    by_counts = federation.weighting != "uniform"
+    needed = federation.patience or federation.select == "best" or federation.contribution_every
+    sigma, rate, steps = 0.0, 0.0, training.steps
+    if privacy.enabled:
+        by_counts |= not privacy.sample_rate
+        number = max(1, patients if public is None else public)
+        rate, steps = schedule(config, number)
+        # With a δ that the policy refuses in any case there is no noise to be found.
+        sigma = privacy.noise_multiplier or (mechanism_of(config, number).noise_multiplier if privacy.delta * number < 1 else 0.0)
+    return Request(
+        private=privacy.enabled,
+        noise_multiplier=sigma,
+        clip=privacy.clip,
+        sample_rate=rate,
+        steps=steps * federation.rounds,
+        delta=privacy.delta,
+        patients=patients,
+        target_epsilon=privacy.target_epsilon,
+        metrics=("dice_image",) if needed else (),
+        case_counts=by_counts,
+        downloads=config.network.allow_download,
+        app=app,
+    )
+
+
 class Policy(Section):
     """A hospital's policy.
 
@@ -101,6 +138,7 @@ class Policy(Section):
     metrics: MetricRules = MetricRules()
     app: AppRules = AppRules()
     ledger: LedgerPlace = LedgerPlace()
+    reports: ReportRules = ReportRules()
 
     @property
     def budget(self) -> Budget:
@@ -121,7 +159,8 @@ class Policy(Section):
         if request.downloads and not app.downloads:
             _refuse("app.downloads", "weights from the network", "false")
         if request.case_counts and not self.metrics.case_counts:
-            _refuse("metrics.case_counts", "weights by numbers of cases or patients", "false: federation.weighting must be uniform")
+            bound = "false: federation.weighting must be uniform, and of a private run privacy.sample_rate set"
+            _refuse("metrics.case_counts", "weights, rates or steps by numbers of cases or patients", bound)
         if unknown := sorted(set(request.metrics) - set(self.metrics.allowed)):
             _refuse("metrics.allowed", ", ".join(unknown), ", ".join(self.metrics.allowed) or "none")
         if not request.patients >= privacy.min_patients:
@@ -129,8 +168,14 @@ class Policy(Section):
         if not request.private:
             if privacy.required:
                 _refuse("privacy.required", "updates without noise", "true: privacy.enabled must be set")
+            if not request.steps:
+                _refuse("metrics.case_counts", "as many steps as the cases take", "no exact count leaves: training.steps must be set")
             return
         # Written so that NaN is refused.
+        if not 0 < request.delta <= privacy.delta:
+            _refuse("privacy.delta", f"δ = {request.delta:g}", f"at most {privacy.delta:g}, above 0")
+        if not privacy.delta * request.patients < 1:
+            _refuse("privacy.delta", f"{request.patients} patients", f"δ = {privacy.delta:g} must be below one over their number")
         if not privacy.min_noise_multiplier <= request.noise_multiplier < math.inf:
             _refuse("privacy.min_noise_multiplier", f"σ = {request.noise_multiplier:g}", f"at least {privacy.min_noise_multiplier:g}")
         if not 0 < request.clip <= privacy.max_clip:
@@ -141,10 +186,6 @@ class Policy(Section):
             _refuse("privacy.max_steps", f"{request.steps} steps in the run", f"at most {privacy.max_steps}, above 0")
         if not 0 <= request.target_epsilon <= privacy.epsilon:
             _refuse("privacy.epsilon", f"ε = {request.target_epsilon:g} for this run", f"at most {privacy.epsilon:g} over all runs")
-        if not 0 < request.delta <= privacy.delta:
-            _refuse("privacy.delta", f"δ = {request.delta:g}", f"at most {privacy.delta:g}, above 0")
-        if not privacy.delta * request.patients < 1:
-            _refuse("privacy.delta", f"{request.patients} patients", f"δ = {privacy.delta:g} must be below one over their number")
 
     def agree(self, request: Request, ledger: Ledger, run: str) -> None:
         """`check`, and hold the server to it: terms are noted when a run begins, and no later round may ask for others.
@@ -165,7 +206,7 @@ class Policy(Section):
             agreed = ", ".join(f"{key} = {before.get(key)}" for key in changed)
             _refuse("the terms that this run began with", asked, agreed)
 
-    def let_out(self, values: Mapping[str, float], cases: int) -> dict[str, float]:
+    def let_out(self, values: Mapping[str, float], cases: float) -> dict[str, float]:
         """The metrics that may leave, rounded; what may not is left out, and logged without its value.
 
         Args:
@@ -220,4 +261,7 @@ def _agreed(ledger: Ledger, run: str) -> dict[str, Any] | None:
 
 
 def _refuse(rule: str, asked: str, bound: str) -> NoReturn:
-    raise PolicyRefusal(f"this hospital's policy refuses what the server asks for. Rule: {rule}; asked: {asked}; bound: {bound}.")
+    raise PolicyRefusal(
+        f"this hospital's policy refuses what the server asks for. Rule: {rule}; asked: {asked}; bound: {bound}.",
+        f"Rule: {rule}; bound: {bound}.",  # what was asked for may be a number of patients
+    )

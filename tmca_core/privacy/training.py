@@ -87,10 +87,18 @@ def draw(
 
 def noisy_mean(sums: Gradients, mechanism: Mechanism, stream: Stream) -> Gradients:
     """(Σ + σ C z) / b by name, float32; noise from the stream, added in float64 over all parameters as one vector."""
-    flat = torch.cat([value.detach().flatten().cpu().double() for value in sums.values()]).numpy()
-    released = torch.from_numpy(noised(flat, mechanism.noise_multiplier * mechanism.clip, stream) / mechanism.expected)
+    flat = torch.cat([value.detach().flatten() for value in sums.values()]).cpu().double().numpy()
+    released = torch.from_numpy(noised(flat, mechanism.noise_multiplier * mechanism.clip, stream)).div_(mechanism.expected)
     parts = torch.split(released, [value.numel() for value in sums.values()])
     return {name: part.view_as(value).to(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
+
+
+def noisy_step(network: Network, sums: Gradients, optimizer: torch.optim.Optimizer, mechanism: Mechanism, stream: Stream) -> None:
+    """One optimiser step along the noised mean of clipped gradients."""
+    parameters = trainable(network)
+    for name, gradient in noisy_mean(sums, mechanism, stream).items():
+        parameters[name].grad = gradient
+    optimizer.step()
 
 
 def fit_privately(
@@ -122,7 +130,7 @@ def fit_privately(
     if state:
         restore(network, optimizer, state)
     before, everyone, seen, start = state.step if state else 0, patients_of(data), 0, time.perf_counter()
-    parameters, engine = trainable(network), ENGINES[config.privacy.engine]
+    engine = ENGINES[config.privacy.engine]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step in range(mechanism.steps):
             progress = (round - 1 + step / mechanism.steps) / config.federation.rounds
@@ -130,15 +138,13 @@ def fit_privately(
                 group["lr"] = learning_rate(settings, progress)
             coin = int.from_bytes(stream.read(4), "little")
             chosen = poisson_sample(len(everyone), mechanism.sample_rate, stream)
-            sums: Gradients = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+            sums: Gradients = {name: torch.zeros_like(parameter) for name, parameter in trainable(network).items()}
             if len(chosen):
                 drawn = draw(data, [everyone[i] for i in chosen.tolist()], pipeline, config, device, stream)
                 losses = training_losses(settings, progress, coin)
                 sums, _ = clipped_sum(network, drawn, losses, mechanism.clip, engine=engine, chunk=config.privacy.chunk)
                 seen += len(drawn.batch)
-            for name, gradient in noisy_mean(sums, mechanism, stream).items():
-                parameters[name].grad = gradient
-            optimizer.step()
+            noisy_step(network, sums, optimizer, mechanism, stream)
     optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - start
     log.debug("site '%s', round %d: %d private steps, %d cases and views.", site, round, mechanism.steps, seen)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError
 from tmca_core.report.films import Film, load_films
 from tmca_core.report.lenient import mapping, number, objects
+from tmca_core.report.privacy import ledger_curves
 from tmca_core.run import Run
 
 Point = tuple[float, float]
@@ -17,7 +18,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One line of the table of sites; None where the run does not know."""
+    """One line of the table of sites; None where the run does not know, or where the site's policy keeps the figure (`withheld`)."""
 
     name: str
     patients: int | None
@@ -27,6 +28,7 @@ class SiteRow:
     ci95: tuple[float, float] | None
     local: float | None
     laterality_error: float | None
+    withheld: bool = False
 
     @property
     def gain(self) -> float | None:
@@ -45,6 +47,7 @@ class Content:
         faults: (round, site, reason), in order, none twice.
         skipped: (site, row, column, reason) of every case that could not be used; `skipped_counts` their number a site.
         remarks: what could not be shown and why.
+        ledgers: (entry, ε) by site, of the ledgers that lie in the run's folder.
     """
 
     config: Config
@@ -58,6 +61,7 @@ class Content:
     skipped_counts: Mapping[str, int]
     films: Sequence[Film]
     remarks: Sequence[str] = ()
+    ledgers: Mapping[str, Sequence[Point]] = field(default_factory=dict)
 
     @property
     def federated(self) -> bool:
@@ -102,7 +106,8 @@ def gather(run: Run) -> Content:
     ]
     counts = {str(s["name"]): int(s["skipped"]) for s in objects(summary.get("sites")) if s.get("skipped") and "name" in s}
     toml = run.config_path.read_text(encoding="utf-8")
-    return Content(config, toml, summary, _sites(summary), curves, losses, faults, skipped, counts, films, remarks)
+    ledgers = ledger_curves(run, summary, remarks)
+    return Content(config, toml, summary, _sites(summary), curves, losses, faults, skipped, counts, films, remarks, ledgers)
 
 
 def _sites(summary: Mapping[str, Any]) -> list[SiteRow]:
@@ -118,7 +123,8 @@ def _sites(summary: Mapping[str, Any]) -> list[SiteRow]:
         counts = (site.get("patients", scored.get("patients")), site.get("train_cases"), site.get("test_cases", scored.get("cases")))
         patients, train, test = (None if (n := number(c)) is None else int(n) for c in counts)
         dice, error = number(scored.get("dice_image")), number(scored.get("laterality_error"))
-        rows.append(SiteRow(name, patients, train, test, dice, low_high, number(local.get(name)), error))
+        kept = "withheld" in scored or ("patients" in site and site["patients"] is None)
+        rows.append(SiteRow(name, patients, train, test, dice, low_high, number(local.get(name)), error, kept))
     return rows
 
 

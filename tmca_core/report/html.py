@@ -20,6 +20,7 @@ from tmca_core.report.consortium import consortium
 from tmca_core.report.content import Content, Point, gather
 from tmca_core.report.drawing import COLOURS, draw_film, draw_panel
 from tmca_core.report.lenient import mapping, number
+from tmca_core.report.privacy import privacy_part
 from tmca_core.report.published import Figure, figures
 from tmca_core.run import Run, write_atomically
 
@@ -90,7 +91,7 @@ def render(content: Content) -> str:
         consortium=consortium(content.summary) if content.federated else None,
         bytes=mapping(content.summary.get("bytes")),
         seconds=mapping(content.summary.get("seconds")),
-        privacy=mapping(content.summary.get("privacy")),
+        privacy=privacy_part(content.summary, content.ledgers),
         counter=mapping(content.summary.get("counterfactual")),
         final=mapping(content.summary.get("final")),
     )

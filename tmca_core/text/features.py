@@ -79,6 +79,7 @@ class TextPipeline:
         device: torch.device | str = "cpu",
         *,
         phrase_kinds: Collection[str] = _ALL_KINDS,
+        read: bool = True,
     ) -> None:
         """Prepare; the cache folder is made when the first entry is written.
 
@@ -88,11 +89,14 @@ class TextPipeline:
             device: where features that are not cached are computed.
             phrase_kinds: kinds of phrase that are read ("locational", "descriptive", "diagnostic"); the others are taken out of a
                 report before anything else, and its zones are those of what remains.
+            read: False: for a network that reads no report; every one counts as missing.
         """
         self.encoder = encoder
         self.cache_dir = cache_dir
         self.device = torch.device(device)
         self.phrase_kinds = frozenset(phrase_kinds)
+        self._read = read
+        self._unread: dict[int, TextBatch] = {}
         self._rows: dict[str, Tensor] = {}
         self._zones: dict[str, Tensor] = {}
         self._certainty: dict[str, float] = {}
@@ -106,6 +110,13 @@ class TextPipeline:
             ValueError: no texts.
             WeightsError: the encoder's weights cannot be loaded, or give features that are not finite.
         """
+        if not self._read:
+            if len(texts) not in self._unread:
+                self._unread[len(texts)] = self._encode([""] * len(texts))
+            return self._unread[len(texts)]
+        return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> TextBatch:
         self._learn([text for text in dict.fromkeys(texts) if text not in self._rows])
         rows = [self._rows[text] for text in texts]
         if not rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,16 @@ from tmca_core.cases.sites import SiteData, splits_json
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError
 from tmca_core.networks import Network, build_network
+from tmca_core.networks.start import keep_start
 from tmca_core.run import Checkpoint, Run
 from tmca_core.text.features import TextPipeline, token_cache
 from tmca_core.training.device import resolve_device, set_threads
 from tmca_core.training.evaluation import CaseScore, evaluate, summarise
 from tmca_core.training.loop import fit
 from tmca_core.training.state import TrainState
+
+if TYPE_CHECKING:
+    from tmca_core.privacy.centralised import PrivateTraining
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -35,19 +39,28 @@ def concatenate(parts: Sequence[CaseTensors]) -> CaseTensors:
 def build_pipeline(network: Network, config: Config) -> TextPipeline:
     """The text pipeline of a network, with its cache of token features on disk."""
     device = resolve_device(config.training)
-    return TextPipeline(network.text_encoder, token_cache(config), device, phrase_kinds=config.network.phrase_kinds)
+    return TextPipeline(network.text_encoder, token_cache(config), device, phrase_kinds=config.network.phrase_kinds, read=network.uses_text)
 
 
 def train_arm(
-    config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, checkpoints: str = "", on_event: OnEvent | None = None
+    config: Config,
+    sites: Mapping[str, SiteData],
+    run: Run,
+    *,
+    arm: str,
+    checkpoints: str = "",
+    on_event: OnEvent | None = None,
+    private: PrivateTraining | None = None,
 ) -> tuple[Network, TextPipeline]:
     """Train on the pooled cases of `sites` for `federation.rounds` rounds, checkpointed each round and resumed where it stopped.
 
     Args:
         arm: "pooled" or "local:NAME", as it stands in metrics.jsonl.
         checkpoints: folder below the run's checkpoints/.
+        private: pays for every round and adds its noise; None: plain training, whatever the settings say.
     """
     set_threads(config.training)
+    keep_start(run, config)
     device = resolve_device(config.training)
     network = build_network(config).to(device)
     pipeline = build_pipeline(network, config)
@@ -59,12 +72,18 @@ def train_arm(
         network.load_state_dict(last.weights)
         state, first = TrainState.from_tensors(last.training), last.round + 1
     for round in range(first, config.federation.rounds + 1):
-        result = fit(network, train, pipeline, config, round=round, site=arm, state=state, device=device, average=True)
+        if private:
+            result = private.fit(network, train, pipeline, config, round=round, site=arm, state=state, device=device)
+        else:
+            result = fit(network, train, pipeline, config, round=round, site=arm, state=state, device=device, average=True)
         state = result.state
         weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        run.save_checkpoint(Checkpoint(round, weights, {"loss": result.loss}, state.as_tensors()), checkpoints, keep=2)
-        events: list[dict[str, Any]] = [{"event": "site_train", "site": arm, "loss": result.loss, "seconds": result.seconds}]
+        loss = None if private else result.loss  # no noise covers it
+        run.save_checkpoint(Checkpoint(round, weights, {"loss": loss}, state.as_tensors()), checkpoints, keep=2)
+        events: list[dict[str, Any]] = [{"event": "site_train", "site": arm, "loss": loss, "seconds": result.seconds}]
         if val and round % config.evaluation.every == 0:
+            if private:
+                private.evaluated("val", round)
             with averaged_weights(network, state.average):
                 events += _validate(network, val, pipeline, config, device)
         dice = [e["dice_image"] * e["cases"] for e in events if e["event"] == "site_eval"]
@@ -143,14 +162,22 @@ def test_scores(network: Network, pipeline: TextPipeline, sites: Mapping[str, Si
 
 
 def train_centralised(
-    config: Config, sites: Mapping[str, SiteData], run: Run, *, arm: str, on_event: OnEvent | None = None
+    config: Config,
+    sites: Mapping[str, SiteData],
+    run: Run,
+    *,
+    arm: str,
+    on_event: OnEvent | None = None,
+    private: PrivateTraining | None = None,
 ) -> dict[str, Any]:
     """`tmca train`: train, test, write run.json and the report's material; returns run.json."""
     from tmca_core.report.examples import write_examples
 
     start = time.perf_counter()
-    network, pipeline = train_arm(config, sites, run, arm=arm, on_event=on_event)
+    network, pipeline = train_arm(config, sites, run, arm=arm, on_event=on_event, private=private)
     trained = time.perf_counter()
+    if private:
+        private.evaluated("test", config.federation.rounds)
     scores = test_scores(network, pipeline, sites, config)
     test = concatenate([site.test for site in sites.values() if len(site.test)])
     write_examples(run, network, test, scores, pipeline, config.evaluation, resolve_device(config.training))
@@ -166,7 +193,7 @@ def train_centralised(
         **summarise(scores, bootstrap=config.evaluation.bootstrap, seed=config.seed, targets=config.data.target_names),
         "seconds": {"total": now - start, "training": trained - start, "evaluation": now - trained},
         "peak_rss_mb": peak_rss_mb(),
-        "privacy": None,
+        "privacy": private.stated(config, arm, concatenate([site.train for site in sites.values()])) if private else None,
     }
     run.write_json("run.json", summary)
     return summary

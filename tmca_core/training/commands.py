@@ -25,6 +25,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder; the same folder resumes.")] = None,
     site: Annotated[str, typer.Option(help="Train on this site alone; without it on all sites pooled.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of splits, weights and augmentation.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="The hospital's site.toml, whose ledger pays for privacy.enabled=true.")] = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,14 +33,16 @@ def train(
     from tmca_core.cases.sites import load_sites
     from tmca_core.config import load
     from tmca_core.console import RoundTable, run_folder
-    from tmca_core.errors import ManifestError, PolicyRefusal
+    from tmca_core.errors import ConfigError, ManifestError, PolicyRefusal
     from tmca_core.report.html import write_report
     from tmca_core.run import Run
     from tmca_core.training.centralised import keep_data, train_centralised
 
     config = load(config_file, assignments or []).with_values(given({"data.manifest": manifest, "seed": seed}))
-    if config.privacy.enabled:
-        raise PolicyRefusal("tmca train adds no noise: a private training is a federation, of one site too (tmca simulate).")
+    if config.privacy.enabled and policy is None:
+        raise PolicyRefusal("a private training needs a ledger to be charged to: name the hospital's policy with --policy site.toml.")
+    if policy is not None and not config.privacy.enabled:
+        raise ConfigError("--policy is of private training: set privacy.enabled=true and the noise or ε, or leave the policy out.")
     run = Run(run_folder(out or config.simulation.out, "train"))
     sites = load_sites(config)
     if site and site not in sites:
@@ -48,7 +51,12 @@ def train(
     with run.held(), RoundTable(config.federation.rounds, quiet=as_json) as table:
         Run.create(run.folder, config)
         keep_data(run, chosen)
-        summary = train_centralised(config, chosen, run, arm=f"local:{site}" if site else "pooled", on_event=table)
+        private = None
+        if policy is not None:
+            from tmca_core.privacy.centralised import PrivateTraining
+
+            private = PrivateTraining.under(policy, run)
+        summary = train_centralised(config, chosen, run, arm=f"local:{site}" if site else "pooled", on_event=table, private=private)
         report = write_report(run)
     emit(as_json, summary, f"{headline(summary)}\nreport: {report}")
 
@@ -173,15 +181,20 @@ def headline(summary: dict[str, Any]) -> str:
     """The two lines that a person wants first."""
     final, counter = summary["final"], summary.get("counterfactual") or {}
     sides = final.get("laterality_error")
-    lines = f"Dice {final['dice_image']:.3f} per image, {final['dice_pooled']:.3f} pooled; worst site {final['worst_site']}"
+    if final["dice_image"] is None:
+        return "no Dice: every site's policy withholds it"
+    pooled = "" if final["dice_pooled"] is None else f", {final['dice_pooled']:.3f} pooled"
+    lines = f"Dice {final['dice_image']:.3f} per image{pooled}; worst site {final['worst_site']}"
+    if final.get("withheld"):
+        lines += f"\nmean over the sites, each counting the same: {', '.join(final['withheld'])} keep figures by their policies"
     if sides is not None:
         lines += f"; {100 * sides:.1f} % of the predicted area on the wrong side"
-    if counter.get("swapped") is not None:
+    if all(counter.get(name) is not None for name in ("true", "swapped", "shuffled", "empty")):
         lines += f"\nreport true {counter['true']:.3f}, sides swapped {counter['swapped']:.3f}, another case's {counter['shuffled']:.3f}, "
         lines += f"empty {counter['empty']:.3f} (Dice against the true mask)"
-    if "per_target" in final:
+    if final.get("per_target"):
         lines += "\nper target " + ", ".join(f"{name} {figures['dice_image']:.3f}" for name, figures in final["per_target"].items())
-    if "without_report" in final:
+    if final.get("without_report"):
         lines += "\n{cases} cases without a report {dice_image:.3f}".format(**final["without_report"])
     return lines
 
@@ -210,7 +223,7 @@ def load_model(checkpoint: Path, assignments: list[str]) -> tuple[Config, Networ
         raise WeightsError(f"{checkpoint} is no checkpoint: give a run's folder (with config.toml) or its checkpoints/round-NNN.")
     config = configuration.load(home / "config.toml", assignments)
     set_threads(config.training)
-    network = build_network(config)
+    network = build_network(config, started=False)
     saved = load_checkpoint(folder)
     average = {k.removeprefix("average/"): v for k, v in saved.training.items() if k.startswith("average/")}
     weights = {**network.state_dict(), **saved.weights, **average}

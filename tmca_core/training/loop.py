@@ -172,10 +172,9 @@ def fit(
 
 def _afresh(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimiser as it was before its first step: step counts and moments are 0."""
-    for values in optimizer.state.values():
-        for value in values.values():
-            if isinstance(value, Tensor):
-                value.zero_()
+    kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    if kept:
+        torch._foreach_zero_(kept)
     return optimizer
 
 

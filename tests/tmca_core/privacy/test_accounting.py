@@ -17,7 +17,6 @@ from tmca_core.privacy.accounting import (
     NoisyFigures,
     NoisySteps,
     Spend,
-    central_epsilon,
     epsilon,
     epsilons,
     gathered,
@@ -180,15 +179,6 @@ def test_dropping_surplus_patients_is_accounted_for() -> None:
         NoisySteps(1.0, 0.032, 50, cap=40, patients=1000)
     with pytest.raises(ConfigError, match="cap"):
         NoisySteps(1.0, 0.032, 50, cap=40)
-
-
-def test_a_hospital_among_few() -> None:
-    assert central_epsilon(10, 1.0, 100, 1e-3) == pytest.approx(80.03, abs=0.01)
-    assert central_epsilon(10, 10.0, 100, 1e-3) == pytest.approx(3.14, abs=0.01)
-    poisson = central_epsilon(100, 2.0, 50, 1e-3, cohort=10)
-    assert poisson < central_epsilon(100, 2.0, 50, 1e-3, cohort=10, sampling="fixed") < central_epsilon(100, 2.0, 50, 1e-3)
-    with pytest.raises(ConfigError, match="cannot be drawn"):
-        central_epsilon(10, 1.0, 1, 1e-3, cohort=11)
 
 
 def test_extremes_end_in_a_number() -> None:

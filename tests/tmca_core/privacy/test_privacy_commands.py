@@ -177,3 +177,21 @@ def test_a_witness_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert code == 0 and json.loads(out) == {"ledger": str(path), "witness": str(witness)}
     assert run(capsys, "ledger", "verify", path)[0] == 2
     assert run(capsys, "ledger", "verify", path, "--witness", witness)[0] == 0
+
+
+def test_a_policy_is_shown_with_its_ledger_and_the_installed_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "site.toml"
+
+    def show(text: str) -> tuple[int, dict[str, Any]]:
+        path.write_text(text)
+        code, out, _ = run(capsys, "policy", path, "--json")
+        return code, json.loads(out) if out else {}
+
+    assert show("[privacy]\nepsilon = 4.0\n")[0] == 3  # there is no ledger yet
+    Ledger.create(tmp_path / "ledger")
+    code, shown = show("[privacy]\nepsilon = 4.0\n")
+    assert code == 0 and shown["privacy"]["epsilon"] == 4.0 and shown["spent"] == 0.0 and shown["approved"] is None
+    assert len(shown["code"]) == 64
+    for allowed, approved in ((shown["code"], True), ("cafe", False)):
+        assert show(f'[app]\nallowed = ["{allowed}"]\n')[1]["approved"] is approved
+    assert show("[privacy]\nepsilonn = 4.0\n")[0] == 2

@@ -208,3 +208,13 @@ def test_real_notes_are_read_uncut_with_a_kind_for_every_token() -> None:
     for text, row in zip(notes, batch.kinds, strict=True):
         spans = encoder.spans(text)
         assert len(spans) == int((row > 0).sum()) + 2 and spans[0] is spans[-1] is None
+
+
+def test_for_a_network_that_reads_no_report_every_one_is_missing() -> None:
+    encoder = CountingEncoder()
+    batch = TextPipeline(encoder, None, read=False).encode(["Left lower lung.", "Right lung."])
+    silent = TextPipeline(encoder, None).encode(["", ""])
+    assert len(batch) == 2
+    assert not batch.zones.any()
+    assert torch.equal(batch.kinds, silent.kinds)
+    assert encoder.calls == 2  # of the empty report, once a pipeline

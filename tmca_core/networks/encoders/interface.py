@@ -48,8 +48,8 @@ def build_image_encoder(settings: NetworkSettings, in_channels: int) -> ImageEnc
     elif settings.image_weights:
         load_weights_file(encoder, Path(settings.image_weights))
     if settings.freeze_image_encoder:
-        if not settings.image_weights:
-            raise ConfigError("network.freeze_image_encoder freezes random weights: set network.image_weights too.")
+        if not (settings.image_weights or settings.start):
+            raise ConfigError("network.freeze_image_encoder freezes random weights: set network.image_weights or network.start too.")
         encoder.requires_grad_(False)
     return encoder
 

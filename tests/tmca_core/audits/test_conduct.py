@@ -1,0 +1,81 @@
+"""The verdict, what is fixed beforehand, and a third audit that takes one function."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tmca_core.audits.claims import of_epsilon
+from tmca_core.audits.conduct import conduct, judge
+from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Bound, Evidence, Verdict
+from tmca_core.audits.page import render, summary, worst, write
+from tmca_core.errors import AuditInvalid, ConfigError
+
+
+def found(value: float, claim: float = 1.0, attainable: float = 3.0) -> Evidence:
+    return Evidence((Bound("b", "ε", value, claim, attainable, 0.95),))
+
+
+LEAK, QUIET, WEAK = found(2.0), found(0.5), found(0.5, attainable=0.9)
+ALARM, BROKEN = Evidence((WEAK.bounds[0],), ("the noise repeats",)), Evidence(invalid=("scores are tied",))
+
+
+@pytest.mark.parametrize(
+    ("target", "positive", "negative", "verdict", "says"),
+    (
+        (QUIET, LEAK, QUIET, "PASS", "0.5 ε, claimed 1"),
+        (LEAK, LEAK, QUIET, "FAIL", "at least 2 ε, where 1 is claimed"),
+        (QUIET, QUIET, QUIET, "INVALID", "positive control"),
+        (LEAK, QUIET, QUIET, "INVALID", "positive control"),
+        (LEAK, LEAK, LEAK, "INVALID", "negative control"),
+        (QUIET, LEAK, ALARM, "INVALID", "negative control"),
+        (WEAK, WEAK, QUIET, "NO POWER", "at most 0.9 ε, claimed 1"),
+        (Evidence(), Evidence(), Evidence(), "NO POWER", "there is no bound"),
+        (ALARM, WEAK, QUIET, "FAIL", "the noise repeats"),  # a proof needs no power
+        (BROKEN, LEAK, QUIET, "INVALID", "tied"),
+        (LEAK, LEAK, BROKEN, "INVALID", "negative control: scores are tied"),
+        (found(9.0, math.inf, 9.0), LEAK, QUIET, "NO POWER", "claimed inf"),
+    ),
+)
+def test_verdicts(target: Evidence, positive: Evidence, negative: Evidence, verdict: Verdict, says: str) -> None:
+    given, reasons = judge({"target": target, "positive": positive, "negative": negative})
+    assert given == verdict and says in "; ".join(reasons)
+
+
+def audit(target: Evidence, **fixed: float) -> Audit:
+    arms: dict[Arm, Evidence] = {"target": target, "positive": LEAK, "negative": QUIET}
+    return Audit("third", "Is there anything?", "Sees all.", of_epsilon(1.0, 1e-5), 0.05, {"r": 10, **fixed}, arms.__getitem__)
+
+
+def test_what_is_fixed_is_written_before_anything_is_measured_and_not_changed_after(tmp_path: Path) -> None:
+    def measure(arm: Arm) -> Evidence:
+        assert json.loads((tmp_path / "registered.json").read_text())["registered"] == {"r": 10}
+        raise AuditInvalid("the scores are not there.")
+
+    report = conduct(Audit("third", "", "", of_epsilon(1.0, 1e-5), 0.05, {"r": 10}, measure), tmp_path)
+    assert report.verdict == "INVALID" and report.exit_code == 5 and "the scores are not there" in report.sentence
+    assert conduct(audit(QUIET), tmp_path).verdict == "PASS"
+    with pytest.raises(ConfigError, match="fixes another audit"):
+        conduct(audit(QUIET, threshold=0.3), tmp_path)
+
+
+def test_the_report_says_all_and_fetches_nothing(tmp_path: Path) -> None:
+    reports = [conduct(audit(evidence), tmp_path / name) for name, evidence in (("a", QUIET), ("b", LEAK))]
+    value = write(tmp_path, reports, together=True)
+    assert value == summary(reports) == json.loads((tmp_path / "audit.json").read_text())
+    assert value["verdict"] == worst(reports) == "FAIL" and EXIT_CODES["FAIL"] == 4
+    one = reports[0].to_json()
+    assert one["claim"]["relation"] == "add/remove" and one["controls"]["positive"]["as_it_must"] and one["registered"]["r"] == 10
+    assert one["bounds"][0] | {"name": "b", "value": 0.5, "attainable": 3.0, "powerful": True} == one["bounds"][0]
+    page = (tmp_path / "audit.html").read_text()
+    assert (
+        "http:" not in page and "https:" not in page and "src=" not in page and "is never a proof" in page and page.count("<section>") == 2
+    )
+
+
+def test_what_comes_from_a_run_is_data_and_never_markup(tmp_path: Path) -> None:
+    report = conduct(audit(Evidence(LEAK.bounds, ("<script>alert(1)</script>",))), tmp_path)
+    assert "<script>" not in render([report]) and "&lt;script&gt;" in render([report])

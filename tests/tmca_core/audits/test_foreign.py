@@ -1,0 +1,157 @@
+"""Auditing what others made: callables, scores in files, and what is wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tmca_core.audits.claims import of_one_step
+from tmca_core.audits.conduct import Report, conduct
+from tmca_core.audits.external import Step, as_vector
+from tmca_core.audits.foreign import of_step
+from tmca_core.audits.scores import Scores, area, dealt_anew
+from tmca_core.cli import main
+
+CLAIM = of_one_step(1.0, 1e-5)
+
+
+def gaussian(trace: float, sigma: float, size: int = 6) -> Step:
+    def step(member: bool) -> np.ndarray:
+        noise = np.random.default_rng(secrets.randbits(128)).normal(0, sigma, size)
+        noise[0] += trace * member
+        return noise
+
+    return step
+
+
+def report_of(step: Step, folder: Path, runs: int = 300) -> Report:
+    return conduct(of_step(step, CLAIM, runs=runs, beta=0.05), folder)
+
+
+def test_an_honest_step_passes_and_half_the_noise_fails(tmp_path: Path) -> None:
+    assert report_of(gaussian(1.0, 1.0), tmp_path / "a").verdict == "PASS"
+    failed = report_of(gaussian(1.0, 0.5), tmp_path / "b")
+    assert failed.verdict == "FAIL" and 1 < failed.evidence["target"].bounds[0].value < 2
+    assert report_of(gaussian(2.0, 1.0), tmp_path / "c").verdict == "FAIL"
+
+
+def test_too_few_runs_are_no_power_and_never_reassuring(tmp_path: Path) -> None:
+    report = report_of(gaussian(1.0, 1.0), tmp_path, runs=8)
+    assert report.verdict == "NO POWER" and report.exit_code == 5
+
+
+def test_noise_that_comes_again_is_found(tmp_path: Path) -> None:
+    def same(member: bool) -> np.ndarray:
+        return np.random.default_rng(0).normal(size=6) + member
+
+    state = np.random.default_rng(0)  # goes on from call to call: only a copy of the process shows it
+
+    def going_on(member: bool) -> np.ndarray:
+        return state.normal(size=6) + member * np.eye(6)[0]
+
+    assert "equal number for number" in report_of(same, tmp_path / "a").sentence
+    assert "two draws under one seed cancel" in report_of(going_on, tmp_path / "b").sentence
+    assert report_of(going_on, tmp_path / "b").exit_code == 4
+
+
+def test_flowers_own_noise_fails(tmp_path: Path) -> None:
+    from flwr.supercore.differential_privacy import add_gaussian_noise_inplace
+
+    def step(member: bool) -> list[np.ndarray]:
+        update = [np.array([float(member), 0.0]), np.zeros((2, 2))]
+        add_gaussian_noise_inplace(update, 1.0)
+        return update
+
+    report = report_of(step, tmp_path)
+    assert report.verdict == "FAIL" and "generator with a seed" in report.sentence
+
+
+def test_a_step_that_cannot_be_compared_is_invalid(tmp_path: Path) -> None:
+    sizes = iter([*[3] * 50, *range(4, 10_000)])
+    assert report_of(lambda member: np.random.default_rng().normal(size=next(sizes)), tmp_path / "a").verdict == "INVALID"
+    assert report_of(lambda member: np.full(3, np.nan), tmp_path / "b").verdict == "INVALID"
+    assert as_vector({"b": [1, 2], "a": np.eye(2)}).tolist() == [1, 0, 0, 1, 1, 2]
+
+
+def write(path: Path, rows: Iterable[Iterable[object]], *columns: str) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["score", "member", *columns], *rows])
+    return path
+
+
+def command(capsys: pytest.CaptureFixture[str], out: Path, *arguments: object) -> tuple[int, dict[str, object]]:
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", "mechanism", "--out", str(out), "--json", *map(str, arguments)])
+    return int(stop.value.code or 0), json.loads(capsys.readouterr().out or "{}")
+
+
+def drawn(trace: float, count: int = 600) -> list[list[object]]:
+    rng = np.random.default_rng(3)
+    return [[rng.normal(trace * (i % 2)), i % 2, rng.normal(60, 9)] for i in range(count)]
+
+
+def test_scores_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scores").mkdir()
+    write(tmp_path / "scores" / "a.csv", drawn(0.9), "covariate:age")
+    write(tmp_path / "scores" / "b.csv", drawn(0.9, 200), "covariate:age")
+    code, found = command(capsys, tmp_path / "out", "--scores", tmp_path / "scores", "--noise", 1)
+    assert code == 0 and found["verdict"] == "PASS" and found["scores"]["members"] == 200  # the other half chose the threshold
+    write(tmp_path / "wide.csv", drawn(3.0), "covariate:age")
+    code, found = command(capsys, tmp_path / "wide", "--scores", tmp_path / "wide.csv", "--noise", 1, "--threshold", 1.5)
+    assert code == 4 and found["verdict"] == "FAIL" and found["registered"]["threshold_from"] == "given"
+    assert command(capsys, tmp_path / "eps", "--scores", tmp_path / "wide.csv", "--epsilon", 2)[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    (
+        ([[1.0, i % 2] for i in range(60)], "tied"),
+        ([[i, i % 2] for i in range(12)], "too few"),
+        ([["nan" if i == 3 else i, i % 2] for i in range(60)], "not finite"),
+        ([["x" if i == 3 else i, i % 2] for i in range(60)], "line 5"),
+        ([[i, "perhaps"] for i in range(60)], "'member'"),
+        ([[i % 7, i % 2, 60 + 9 * (i % 2) + i % 5] for i in range(200)], "different distributions"),
+    ),
+)
+def test_scores_from_which_nothing_follows(rows: list[list[object]], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "s.csv", rows, *(["covariate:age"] if len(rows[0]) > 2 else []))
+    code, found = command(capsys, tmp_path / "out", "--scores", path, "--noise", 1)
+    assert code == 5 and found["verdict"] == "INVALID" and says in str(found["sentence"]) and not found["bounds"]
+    assert json.loads((tmp_path / "out" / "audit.json").read_text()) == found and (tmp_path / "out" / "audit.html").exists()
+
+
+def test_covariates_that_differ_only_together_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, rows = np.random.default_rng(1), []
+    for i in range(400):
+        shared = rng.normal(0, 1)
+        rows.append([rng.normal(), i % 2, shared + rng.normal(0, 0.05) + 0.05 * (2 * (i % 2) - 1), shared])
+    path = write(tmp_path / "s.csv", rows, "covariate:a", "covariate:b")
+    code, found = command(capsys, tmp_path / "out", "--scores", path, "--noise", 1)
+    assert code == 5 and "covariates together" in str(found["sentence"])
+
+
+@pytest.mark.parametrize(
+    "arguments", (("--step", "x"), ("--step", "json:nothing", "--noise", "1"), ("--scores", "none.csv", "--noise", "1"))
+)
+def test_wrong_options_are_errors(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", "mechanism", "--out", str(tmp_path), *arguments])
+    assert stop.value.code == 2
+
+
+def test_auc_by_hand_and_memberships_dealt_anew() -> None:
+    assert area(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == (0.5 + 1 + 1 + 1) / 4
+    scores = Scores(np.arange(40.0) + 100, np.arange(40.0), [f"p{i // 4}" for i in range(40)], [f"q{i // 4}" for i in range(40)])
+    assert scores.auc == 1.0 and scores.auc_interval() == (1.0, 1.0)
+    assert scores.rate_at(0.1) == 1.0 and scores.rate_at(0.01) is None and scores.rate_at(0.001) is None
+    lows = [dealt_anew(scores).auc_interval()[0] for _ in range(8)]
+    assert min(lows) < 0.5
+    anew = dealt_anew(scores)
+    assert anew.member_groups is not None and anew.other_groups is not None
+    assert not set(anew.member_groups) & set(anew.other_groups) and len(anew.members) + len(anew.others) == 80

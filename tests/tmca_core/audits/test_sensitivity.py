@@ -1,0 +1,106 @@
+"""Remove-one and replace-one on the real step, with records made to do harm; and claims that come from a run's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from tests.support.tiny_runs import tiny
+from tmca_core.audits import claims
+from tmca_core.audits.conduct import ARMS, conduct, judge
+from tmca_core.audits.sensitivity import measured, sensitivity
+from tmca_core.audits.shipped import adversaries, shipped_step
+from tmca_core.cli import main
+from tmca_core.config import load
+from tmca_core.errors import AuditInvalid
+from tmca_core.privacy import gradients, training
+from tmca_core.privacy.accounting import NoisySteps, epsilon
+from tmca_core.privacy.ledger import Charge, Ledger
+from tmca_core.run import Run
+
+TINY = ["data.image_size=32", "phantom.sites=1", "phantom.cases=12", "network.width=16", "network.heads=2"]
+
+
+def test_the_shipped_step_keeps_both_neighbours_within_their_bounds() -> None:
+    step = shipped_step(load(None, TINY), small=True)
+    evidence = {arm: measured(step, arm) for arm in ARMS}
+    assert judge(evidence)[0] == "PASS"
+    removed, exchanged = evidence["target"].bounds
+    assert removed.value == pytest.approx(1.0, abs=1e-4) and 1.5 < exchanged.value <= 2.0002
+    assert evidence["positive"].bounds[0].value > 10 and evidence["negative"].bounds[0].value == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("guide", "tmca-ssa"))
+def test_real_networks_do_too(name: str, tmp_path: Path) -> None:
+    report = conduct(sensitivity(assignments=[*TINY, f"network.name={name}"]), tmp_path)
+    assert report.verdict == "PASS", report.sentence
+
+
+def test_clipping_single_cases_in_the_place_of_patients_is_found() -> None:
+    clipped_sum = gradients.clipped_sum
+
+    def by_case(network: Any, drawn: Any, losses: Any, clip: float, **rest: Any) -> Any:
+        ones = torch.ones(len(drawn.batch), dtype=torch.int64)
+        return clipped_sum(network, gradients.Drawn(drawn.batch, ones), losses, clip, **rest)
+
+    with mock.patch.object(training, "clipped_sum", by_case):
+        found = measured(shipped_step(load(None, TINY), small=True), "target")
+    assert found.bounds[0].exceeds and found.bounds[0].value == pytest.approx(3.0, abs=1e-3)  # a patient has three cases
+
+
+def test_records_made_to_do_harm_belong_to_one_patient_and_differ() -> None:
+    step = shipped_step(load(None, TINY), small=True)
+    records = adversaries(step.others)
+    assert all(record.patients == 1 and len(record) == 3 for record in records.values())
+    assert not {case.patient_id for case in step.others.cases} & {case.patient_id for case in records["film, mask none, no report"].cases}
+    assert len({round(math.hypot(*step.lengths(record).values()), 6) for record in records.values()}) > 5
+
+
+def finished(folder: Path, private: bool = True, charged: int = 4) -> Path:
+    """A run's folder as a private simulation leaves it, with `charged` of its four steps on the ledger."""
+    values = {"privacy.enabled": True, "privacy.noise_multiplier": 1.5} if private else {}
+    config = tiny(folder / "cache", **values)
+    run = Run.create(folder / "run", config)
+    stated = {
+        "unit": "patient", "relation": "add/remove", "delta": 1e-5, "accountant": "PLD",
+        "epsilon": {"a": epsilon([NoisySteps(1.5, 0.25, 4)], 1e-5)},
+    }  # fmt: skip
+    run.write_json("run.json", {"schema": 1, "privacy": stated if private else None})
+    if private and charged:
+        ledger = Ledger.create(run.folder / "ledger" / "a")
+        ledger.charge(Charge(NoisySteps(1.5, 0.25, charged), run="x", round=1, config=config.digest()), ["p", "q"], None)
+    return run.folder
+
+
+def test_the_claim_of_a_run_agrees_with_its_ledger_wherever_it_is_copied(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    claim = claims.of_run(folder)
+    assert claim.epsilon == pytest.approx(epsilon([NoisySteps(1.5, 0.25, 4)], 1e-5)) and len(claim.ledger) == 1
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "run")
+    assert claims.of_run(copy).to_json() == claim.to_json()
+    assert claims.of_run(finished(tmp_path / "plain", private=False)).epsilon == math.inf
+
+
+def test_a_run_that_does_not_hold_together_is_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished(tmp_path, charged=2)
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", "all", str(folder), "--out", str(tmp_path / "out"), "--only", "sensitivity", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 5 and found["verdict"] == "INVALID" and "without a charge" in found["sentence"]
+    (folder / "run.json").unlink()
+    with pytest.raises(AuditInvalid, match="did not finish"):
+        claims.of_run(folder)
+    with pytest.raises(AuditInvalid, match="is no run"):
+        claims.of_run(tmp_path)
+    other = finished(tmp_path / "other")
+    (other / "ledger" / "a" / "ledger.jsonl").write_text("{}\n")
+    with pytest.raises(AuditInvalid, match="ledger of site 'a'"):
+        claims.of_run(other)

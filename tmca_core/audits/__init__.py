@@ -1,0 +1,1 @@
+"""Audits: measure what leaks, hold it against the claim, and be able to fail."""

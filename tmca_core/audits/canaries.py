@@ -1,0 +1,131 @@
+"""One-step canary runs: releases with and without one record, told apart by a threshold that was fixed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tmca_core.audits.bounds import epsilon_of_mu, gdp_mu
+from tmca_core.audits.interface import Bound, Claim, finite
+from tmca_core.audits.scores import Numbers, Scores
+from tmca_core.errors import AuditInvalid
+
+BOUND, SIZE, CONTROL = 0.8, 0.1, 0.1
+"""Shares of the error probability: the bound, the test of the noise's size, the negative control. Repeats are found without error."""
+
+QUESTION = "Can somebody who sees one training step tell whether one patient took part, better than the noise allows?"
+THREAT = (
+    "Worst case: the attacker knows every other patient, the network, the place of a canary patient made to be found, and sees one whole "
+    "release; only the noise is secret. Everybody is drawn, so no protection by sampling is counted."
+)
+SLACK = 1e-4  # of float32 sums
+NAME = "canary runs, Clopper-Pearson μ-GDP"
+CANDIDATES = 41  # thresholds that a pilot chooses among
+
+
+@dataclass(frozen=True)
+class Test:
+    """A release is called "with the canary" where its projection on `direction` passes `threshold`; fixed before the runs."""
+
+    direction: Numbers
+    threshold: float
+
+    def score(self, release: Numbers) -> float:
+        """A release's projection.
+
+        Raises:
+            AuditInvalid: it holds a number that is not finite.
+        """
+        value = float(self.direction @ release)
+        if not np.isfinite(value):
+            raise AuditInvalid("a release holds numbers that are not finite: nothing can be told from it.")
+        return value
+
+
+def run(release: Callable[[bool], Numbers], test: Test, runs: int) -> Scores:
+    """Scores of `runs` fresh releases with the canary and as many without, in turns."""
+    found = np.array([[test.score(release(True)), test.score(release(False))] for _ in range(runs)])
+    return Scores(found[:, 0], found[:, 1])
+
+
+def bound(scores: Scores, threshold: float, claim: float, beta: float) -> Bound:
+    """The bound on μ that the errors at the threshold give, with the largest that so many runs could give."""
+    members, others = len(scores.members), len(scores.others)
+    false_alarms, misses = int((scores.others > threshold).sum()), int((scores.members <= threshold).sum())
+    return Bound(
+        NAME, "μ", gdp_mu(false_alarms, others, misses, members, beta), claim, attainable(members, others, beta), confidence=1 - beta
+    )
+
+
+def attainable(members: int, others: int, beta: float) -> float:
+    """The bound of runs without any error."""
+    return gdp_mu(0, others, 0, members, beta)
+
+
+def enough(claim: float, beta: float, most: int) -> int:
+    """Fewest runs of either kind, doubling from 100 and at most `most`, in which a control without noise passes the claim clearly."""
+    runs = 100
+    while runs < most and attainable(runs, runs, beta) < 1.1 * claim:
+        runs *= 2
+    return min(runs, most)
+
+
+def pilot(release: Callable[[bool], Numbers], runs: int) -> Test:
+    """A test for a step about which nothing is known: the mean difference of pilot releases, which are not used again.
+
+    Raises:
+        AuditInvalid: there is no difference.
+    """
+    with_it, without = (np.stack([release(member) for _ in range(runs)]) for member in (True, False))
+    difference = with_it.mean(0) - without.mean(0)
+    length = float(np.linalg.norm(difference))
+    if not (np.isfinite(length) and length > 0):
+        raise AuditInvalid("pilot releases with and without the canary have the same mean, or numbers that are not finite.")
+    direction = difference / length
+    half = runs // 2  # the direction was fitted to all of them, so the threshold is only a guess: the runs decide
+    return Test(direction, best_threshold(Scores(with_it[half:] @ direction, without[half:] @ direction)))
+
+
+def exact(quiet: Callable[[bool], Numbers]) -> Test:
+    """The test of a step whose noise can be switched off: along the canary's trace, half way.
+
+    Raises:
+        AuditInvalid: the canary leaves no trace.
+    """
+    without, with_it = quiet(False), quiet(True)
+    length = float(np.linalg.norm(with_it - without))
+    if not (np.isfinite(length) and length > 0):
+        raise AuditInvalid("the canary leaves no trace in a step without noise: nothing could be found.")
+    direction = (with_it - without) / length
+    return Test(direction, float(direction @ (with_it + without)) / 2)
+
+
+def best_threshold(scores: Scores) -> float:
+    """The threshold at which pilot scores give the largest bound; to be used on other scores only."""
+    pooled = np.concatenate([scores.members, scores.others])
+    candidates = np.quantile(pooled, np.linspace(0, 1, CANDIDATES + 2)[1:-1])
+    middle = np.append(candidates, (np.median(scores.members) + np.median(scores.others)) / 2)
+    return float(max(middle, key=lambda threshold: bound(scores, float(threshold), np.inf, 0.05).value))
+
+
+def beyond(trace: float) -> list[str]:
+    """The alarm of a canary that moves the sum before noise by more than the clip that is accounted for."""
+    return [f"the canary moves the sum before noise by {trace:.4g} clips, and 1 is accounted for"] if not trace <= 1 + SLACK else []
+
+
+def figures(mu: float, claim: Claim, trace: float | None, numbers: int | None) -> dict[str, Any]:
+    """What the report states beside the bound.
+
+    Args:
+        trace: how far the canary moves the sum before noise, clips; None where it is not known.
+        numbers: of a release; None where only scores are known.
+    """
+    found: dict[str, Any] = {"ε of this μ at δ, at least": epsilon_of_mu(mu, claim.delta), "ε claimed": finite(claim.epsilon)}
+    if trace is not None:
+        found["the canary's trace before noise, clips"] = trace
+    if numbers is not None:
+        found["numbers of a release"] = numbers
+    return found

@@ -1,0 +1,179 @@
+"""Conducting an audit: fix it beforehand, measure three arms, judge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Evidence, Verdict
+from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.run import write_atomically
+
+ARMS: tuple[Arm, ...] = ("target", "positive", "negative")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one audit.
+
+    Attributes:
+        name: of the audit.
+        verdict: PASS, FAIL, NO POWER or INVALID.
+        sentence: the verdict for a data-protection officer.
+        reasons: what the verdict rests on, a sentence each.
+        audit: what was conducted; None where the material did not even allow to begin.
+        evidence: by arm; empty where nothing was measured.
+        registration: sha256 of what was fixed beforehand.
+    """
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    reasons: tuple[str, ...]
+    audit: Audit | None = None
+    evidence: Mapping[Arm, Evidence] = field(default_factory=dict)
+    registration: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return EXIT_CODES[self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """As audit.json and `--json` have it."""
+        target, audit = self.evidence.get("target", Evidence()), self.audit
+        value: dict[str, Any] = {
+            "schema": 1,
+            "audit": self.name,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "reasons": list(self.reasons),
+            "claim": audit.claim.to_json() if audit else {},
+            "bounds": [bound.to_json() for bound in target.bounds],
+            "controls": {arm: self._control(arm) for arm in ARMS[1:] if arm in self.evidence},
+            "threat_model": audit.threat_model if audit else "",
+            "beta": audit.beta if audit else None,
+            "registered": {**audit.registered, "sha256": self.registration} if audit else {},
+            "figures": dict(target.figures),
+        }
+        if target.scores:
+            value["scores"] = target.scores.summary()
+        return value
+
+    def _control(self, arm: Arm) -> dict[str, Any]:
+        evidence = self.evidence[arm]
+        return {
+            "flagged": evidence.flagged,
+            "as_it_must": evidence.flagged == (arm == "positive"),
+            "bounds": [bound.to_json() for bound in evidence.bounds],
+            "alarms": list(evidence.alarms),
+            **({"scores": evidence.scores.summary()} if evidence.scores else {}),
+        }
+
+
+def conduct(audit: Audit, folder: Path) -> Report:
+    """Write down what is fixed, measure target and controls, judge. Nothing but `registered.json` is written.
+
+    Raises:
+        ConfigError: the folder holds another audit, fixed otherwise.
+    """
+    registration = register(audit, folder)
+    try:
+        evidence = {arm: audit.measure(arm) for arm in ARMS}
+    except AuditInvalid as error:
+        return invalid(audit.name, str(error), audit, registration)
+    verdict, reasons = judge(evidence)
+    return Report(audit.name, verdict, sentence(verdict, reasons, audit, evidence["target"]), reasons, audit, evidence, registration)
+
+
+def invalid(name: str, reason: str, audit: Audit | None = None, registration: str = "") -> Report:
+    """The report of an audit whose material allows no measurement."""
+    reason = reason.rstrip(".")
+    return Report(name, "INVALID", sentence("INVALID", (reason,), audit, Evidence()), (reason,), audit, registration=registration)
+
+
+def register(audit: Audit, folder: Path) -> str:
+    """Fix the audit on disk before anything is measured; gives its sha256.
+
+    Raises:
+        ConfigError: something else was fixed in this folder: a threshold chosen after a look at the scores proves nothing.
+    """
+    fixed = {"audit": audit.name, "claim": audit.claim.to_json(), "beta": audit.beta, "registered": dict(audit.registered)}
+    text = json.dumps(fixed, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    path = folder / "registered.json"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{path} fixes another audit than this one. What an audit tests is fixed before anything is measured and not changed after: "
+            "repeat the command as it was, or choose another --out."
+        )
+    write_atomically(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def judge(evidence: Mapping[Arm, Evidence]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict and its reasons.
+
+    INVALID: a measurement says so, the negative control was flagged, or the positive one was not although it could have been.
+    FAIL: the target was flagged. NO POWER: no bound could have passed its claim. PASS: none of these.
+    """
+    target, positive, negative = (evidence[arm] for arm in ARMS)
+    if reasons := tuple(f"{_who(arm)}{reason}" for arm in ARMS for reason in evidence[arm].invalid):
+        return "INVALID", reasons
+    if negative.flagged:
+        return "INVALID", ("the negative control, in which there is nothing to find, was flagged: " + _flags(negative),)
+    powerful = any(bound.powerful for bound in target.bounds)
+    if not powerful and not target.alarms:
+        told = "; ".join(
+            f"{b.name}: at most {_number(b.attainable)} {b.measure}, claimed {_number(b.claim)}, found {_number(b.value)}"
+            for b in target.bounds
+        )
+        return "NO POWER", (f"whatever the system did, no bound of this audit could have passed the claim ({told or 'there is no bound'})",)
+    if powerful and not positive.flagged:
+        return "INVALID", ("the positive control, without privacy, was not flagged: this audit does not see what it should",)
+    if target.flagged:
+        return "FAIL", (_flags(target),)
+    return "PASS", ("; ".join(f"{b.name}: {_number(b.value)} {b.measure}, claimed {_number(b.claim)}" for b in target.bounds),)
+
+
+def sentence(verdict: Verdict, reasons: tuple[str, ...], audit: Audit | None, target: Evidence) -> str:
+    """The verdict as one sentence for a reader who knows no statistics."""
+    promise, whom = "what was promised", "a person"
+    if audit:
+        epsilon = audit.claim.epsilon
+        promise = f"the promise of ε = {epsilon:.3g} (δ = {audit.claim.delta:g})" if epsilon < math.inf else "the rules of the training"
+        whom = f"a single {audit.claim.unit}"
+    why = "; ".join(reasons)
+    if verdict == "FAIL":
+        return (
+            f"More can be learnt about {whom} than {promise} allows, so nothing of it must leave the hospital until this is mended: {why}."
+        )
+    if verdict == "PASS":
+        return (
+            f"This attack learnt no more about {whom} than {promise} allows; that is a test passed and no proof, for another attack might "
+            f"learn more ({why})."
+        )
+    if verdict == "NO POWER" and audit and math.isinf(audit.claim.epsilon):
+        return f"Nothing is promised about {whom} in numbers, so nothing could be refuted, and this is no clearance: {why}."
+    if verdict == "NO POWER":
+        return f"This audit was too weak to say anything about {promise}: {why}."
+    return f"This audit did not work, and nothing follows from it, good or bad: {why}."
+
+
+def _flags(evidence: Evidence) -> str:
+    bounds = [
+        f"{b.name} gives at least {_number(b.value)} {b.measure}, where {_number(b.claim)} is claimed" for b in evidence.bounds if b.exceeds
+    ]
+    return "; ".join([*evidence.alarms, *bounds])
+
+
+def _who(arm: Arm) -> str:
+    return "" if arm == "target" else f"{arm} control: "
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"

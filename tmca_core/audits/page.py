@@ -1,0 +1,93 @@
+"""audit.json and audit.html: one file that needs nothing else, for a data-protection officer first and a statistician second."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from tmca_core import __version__
+from tmca_core.audits.conduct import ARMS, Report
+from tmca_core.audits.interface import EXIT_CODES, Evidence, Verdict
+from tmca_core.audits.roc import roc_chart
+from tmca_core.run import write_atomically
+
+MOST_LEDGER = 20  # entries of a ledger that are printed
+TONES: Mapping[Verdict, str] = {"PASS": "good", "FAIL": "bad", "NO POWER": "", "INVALID": "bad"}
+
+
+def write(folder: Path, reports: Sequence[Report], *, together: bool) -> dict[str, Any]:
+    """Write audit.json and audit.html of one audit, or of several `together`; gives what audit.json holds."""
+    value = summary(reports) if together else reports[0].to_json()
+    write_atomically(folder / "audit.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / "audit.html", render(reports))
+    return value
+
+
+def summary(reports: Sequence[Report]) -> dict[str, Any]:
+    """Several audits as one: the worst verdict, the claim of the first that has one, and every report whole."""
+    verdict = worst(reports)
+    return {
+        "schema": 1,
+        "audit": "all",
+        "verdict": verdict,
+        "sentence": " ".join(report.sentence for report in reports if report.verdict == verdict),
+        "claim": next((report.audit.claim.to_json() for report in reports if report.audit), {}),
+        "bounds": [{"audit": r.name, **b.to_json()} for r in reports for b in r.evidence.get("target", Evidence()).bounds],
+        "controls": {report.name: report.to_json()["controls"] for report in reports},
+        "audits": {report.name: report.to_json() for report in reports},
+    }
+
+
+def worst(reports: Sequence[Report]) -> Verdict:
+    """FAIL before INVALID before NO POWER before PASS."""
+    order: tuple[Verdict, ...] = ("FAIL", "INVALID", "NO POWER", "PASS")
+    return min((report.verdict for report in reports), key=order.index)
+
+
+def render(reports: Sequence[Report]) -> str:
+    """The page. Names, reasons and figures are escaped; charts and pictures are markup made here."""
+    room = files("tmca_core.audits")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": figure, "told": told}
+    template = environment.from_string((room / "audit.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        css=(files("tmca_core.report") / "report.css").read_text(encoding="utf-8"),
+        version=__version__,
+        verdict=worst(reports),
+        tones=TONES,
+        exit_codes=EXIT_CODES,
+        reports=[(report, _sections(report)) for report in reports],
+        most_ledger=MOST_LEDGER,
+    )
+
+
+def _sections(report: Report) -> dict[str, Any]:
+    target, audit = report.evidence.get("target", Evidence()), report.audit
+    return {
+        "target": target,
+        "controls": [(arm, report.evidence[arm]) for arm in ARMS[1:] if arm in report.evidence],
+        "roc": roc_chart(target.scores, audit.claim) if audit and target.scores else "",
+        "scores": target.scores.summary() if target.scores else {},
+    }
+
+
+def figure(value: float | None) -> str:
+    """A number as the page prints it."""
+    if value is None or not math.isfinite(value):
+        return "∞" if value is not None else "–"
+    return f"{value:.4g}"
+
+
+def told(value: Any) -> str:
+    """Any JSON scalar or list for a table's cell."""
+    if isinstance(value, float):
+        return figure(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(told(part) for part in value)
+    return "–" if value is None else str(value)

@@ -1,0 +1,92 @@
+"""Noise that comes again, or is too small: what two releases of the same data must differ by.
+
+Two draws under one seed cancel: whoever sees both, or knows the seed, takes the noise off. So one release is made in each of two copies
+of this process (fork), which share every generator's state; only randomness of the operating system differs between them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tmca_core.audits.scores import Numbers
+from tmca_core.errors import AuditInvalid
+
+SECONDS = 120.0  # a release may take in a copy of the process
+SAME = 1e-5  # difference of two releases over what it should be, below which their noise is one
+DRAWS = 8
+
+
+def repeated(release: Callable[[], Numbers]) -> str | None:
+    """The alarm of noise that is drawn again under the same state of the process; None where it is not."""
+    ordinary = float(np.linalg.norm(release() - release()))
+    if ordinary == 0:
+        return "two releases of the same data are equal number for number: there is no noise, or it comes again at every call"
+    twins = float(np.linalg.norm(_in_a_copy(release) - _in_a_copy(release)))
+    if twins <= SAME * ordinary:
+        return (
+            "the noise comes from a generator with a seed or state in the process, not from the operating system: two copies of the "
+            "process released the same, so two draws under one seed cancel, and whoever knows the seed takes the noise off"
+        )
+    return None
+
+
+def too_small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tuple[str, int]], error: float) -> str | None:
+    """The alarm of noise that is smaller than claimed in some tensor, or in all together; None where it is not.
+
+    Under the claim the squares about their mean of n draws are at least σ²χ² with (n − 1)·d degrees of freedom. Bonferroni over tensors.
+
+    Args:
+        scale: claimed standard deviation of every released number.
+        sizes: names of the tensors and how many numbers each has, in the order of a release.
+        error: probability that noise as claimed is called too small.
+    """
+    from scipy.stats import chi2
+
+    draws = np.stack([release() for _ in range(DRAWS)])
+    squares = ((draws - draws.mean(0)) ** 2).sum(0) / scale**2
+    ends = np.cumsum([size for _, size in sizes])
+    parts = [(name, part) for (name, _), part in zip(sizes, np.split(squares, ends[:-1]), strict=True)]
+    for name, part in [("all tensors", squares), *parts]:
+        freedom = (DRAWS - 1) * len(part)
+        if chi2.cdf(part.sum(), freedom) < error / (len(parts) + 1):
+            share = float(np.sqrt(part.sum() / freedom))
+            return f"the noise of {name} is {share:.3g} times the one that is claimed"
+    return None
+
+
+def _in_a_copy(release: Callable[[], Numbers]) -> Numbers:
+    """One release of a forked copy of this process."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            if torch := sys.modules.get("torch"):
+                torch.set_num_threads(1)
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(release(), pipe)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    content, end = b"", time.monotonic() + SECONDS
+    with os.fdopen(reader, "rb") as pipe:
+        while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+            part = os.read(pipe.fileno(), 1 << 20)
+            if not part:
+                break
+            content += part
+        else:
+            os.kill(child, 9)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise AuditInvalid("a release in a copy of the process failed or took too long, so that seeded noise could not be looked for.")
+    return np.asarray(pickle.loads(content), np.float64)  # noqa: S301  (of our own child)
