@@ -54,12 +54,27 @@ FILLERS = (
     | LUNG
 )
 JOINERS = terms("and or to through plus as well")
-NEGATIONS = terms("no without not absence absent negative free denies denied never neither nor cannot excludes excluded")
-# "not only", "no change", "cannot be excluded": no negation of what follows.
-NO_NEGATION_AFTER = terms("only longer excluded exclude ruled be")
+NEGATIONS = terms("no without not absence absent negative free denies denied never neither nor none nothing cannot excludes excluded")
+# "not only", "no change", "cannot be excluded", "nothing but": no negation of what follows.
+NO_NEGATION_AFTER = terms("only longer excluded exclude ruled be but")
 COURSE = terms("change changes changed improvement improved resolution progression worsening regression difference")
+# What is over: "has resolved", "resolution of"; not over with one of the words of `PARTLY` before it.
+GONE = terms("resolved cleared gone disappeared vanished subsided")
+GOING = terms("resolution clearing clearance disappearance")
+PARTLY = terms(
+    "partially partly partial incompletely incomplete nearly near almost mostly largely subtotal some little slight mild minimal slow poor "
+    "marked significant considerable"
+)
+STAYING = terms(
+    "residual persistent persisting persistence persist persists remain remains remaining unchanged stable new increased increasing"
+)
+# The side that they point to is a direction: "deviated to the left".
+SHIFTING = terms(
+    "shift shifts shifted shifting deviation deviations deviate deviates deviated deviating displacement displace displaces displaced "
+    "displacing push pushes pushed pushing pull pulls pulled pulling rotation rotated convex"
+)
 PLEURAL = terms("effusion effusions costophrenic")
-CLEAR = terms("clear normal unremarkable spared preserved unaffected uninvolved healthy normally resolved cleared free")
+CLEAR = terms("clear normal unremarkable spared preserved unaffected uninvolved healthy normally free")
 COPULAS = terms(
     "is are was were remain remains remained appear appears appeared otherwise within grossly essentially looks look be been "
     "seems both lung lungs field fields zone zones base bases lobe lobes apex apices still also largely relatively side left "

@@ -15,6 +15,7 @@ BOTH_SIDES = frozenset((0, 1))
 ALL_LEVELS = frozenset((0, 1, 2))
 # "right greater than left", "R > L": both sides.
 _COMPARING = lexicon.terms("greater more worse less larger than compared with to versus vs")
+_TOWARDS = lexicon.terms("to toward towards from")
 _PARTS = lexicon.terms("segment segments part parts portion portions aspect aspects")
 
 
@@ -142,7 +143,22 @@ def _elsewhere(words: Sequence[Word], group: _Group) -> bool:
             break
         if word.key in ("and", "or", "with", "in", "is", "was", "are", "were"):
             break
-    return any(w.key in ("pain", "weakness", "aphasia") for w in words[max(0, group.first - 4) : group.first])
+    return _direction(words, group) or any(w.key in ("pain", "weakness", "aphasia") for w in words[max(0, group.first - 4) : group.first])
+
+
+def _direction(words: Sequence[Word], group: _Group) -> bool:
+    """ "leftward", "deviated to the left", "shift of the mediastinum towards the right": where something moved to, or from."""
+    if words[group.first].key.endswith(("ward", "wards")):
+        return True
+    level = any(w.key in lexicon.LEVELS for w in words[group.last + 1 : group.last + 2])
+    if level or not {w.key for w in words[max(0, group.first - 2) : group.first]} & _TOWARDS:
+        return False
+    for index in range(group.first - 1, max(-1, group.first - 9), -1):
+        if words[index].key in lexicon.FINDING or words[index].key == "with" or breaks(words[index + 1]):
+            break
+        if words[index].key in lexicon.SHIFTING:
+            return True
+    return False
 
 
 def _level_groups(words: Sequence[Word]) -> list[_Group]:

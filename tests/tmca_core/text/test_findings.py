@@ -84,6 +84,38 @@ PLACES = [
     ("Although there is no focus of consolidation, there is haze in both lungs.", "both", ALL),
     ("No change in left lower lobe opacity.", "left", "LL"),
     ("Opacity in the right lower zone and the right heart border is not visualised.", "right", "RL"),
+    ("Opacity in the right lung base, but none on the left.", "right", "RL"),
+    ("Opacity at the right base, nothing on the left.", "right", "RL"),
+    ("Right base opacity. None on the left.", "right", "RL"),
+    ("Right base opacity but none on the left and no change since.", "right", "RL"),
+    ("There is nothing but consolidation in the left base.", "left", "LL"),
+    # over, or not quite
+    ("Left base opacity is no longer seen and right base opacity has increased.", "right", "RL"),
+    ("Resolution of the left upper lobe pneumonia, but persistence of the opacity in the right lower zone.", "right", "RL"),
+    ("Resolution of left base opacity with new right apex nodule.", "right", "RU"),
+    ("Resolution of the left effusion and the right base opacity persists.", "right", "RL"),
+    ("Left lower lobe opacity. The left effusion has resolved.", "left", "LL"),
+    ("The left base has cleared, right apex nodule.", "right", "RU"),
+    ("Left lower lobe consolidation has not resolved.", "left", "LL"),
+    ("The left base has not cleared.", "left", "LL"),
+    ("Left base opacity has nearly completely resolved.", "left", "LL"),
+    ("Partial resolution of left base opacity.", "left", "LL"),
+    ("No resolution of left base opacity.", "left", "LL"),
+    ("No evidence of resolution of left base opacity.", "left", "LL"),
+    ("None of the left base opacities has resolved.", "left", "LL"),
+    ("Left base opacity is no longer enlarging.", "left", "LL"),
+    ("The left base is no longer visible.", "left", "LL"),
+    ("Left base infiltrate at day 5 that cleared on day 10.", "left", "LL"),
+    ("Left base opacity, fever has resolved.", "left", "LL"),
+    # a direction
+    ("The trachea is deviated to the left.", "unknown", ""),
+    ("Leftward shift of the mediastinum, trachea displaced rightward.", "unknown", ""),
+    ("Mediastinal shift to the right. Left effusion.", "left", "LL"),
+    ("Right apex mass displacing the trachea towards the left side.", "right", "RU"),
+    ("The heart is shifted from the right to the left by a right effusion.", "right", "RL"),
+    ("Mediastinal shift, opacity extends to the left.", "left", LEFT),
+    ("The nodule is displaced to the left lower lobe.", "left", "LL"),
+    ("Trachea deviated by the left apex mass.", "left", "LU"),
     # not the lungs, not a side
     ("Patient left the hospital.", "unknown", ""),
     ("If left untreated, the infection spreads.", "unknown", ""),
@@ -106,6 +138,26 @@ DENIALS = [
     "Normal chest radiograph.",
     "Normal.",
     "The left lung is free of infiltrates.",
+    "Nothing on the left.",
+    "None on the left.",
+    "No opacity on the right and none on the left.",
+    "Left lower lobe consolidation has resolved.",
+    "Left lower lobe consolidation has completely cleared.",
+    "The consolidation seen on the left has since disappeared.",
+    "Consolidation has resolved in the left lower lobe.",
+    "Left lower lobe consolidation is gone.",
+    "Left base opacity, now resolved.",
+    "Left base opacity, which has resolved.",
+    "Left lower lobe consolidation resolved.",
+    "Left lower lobe consolidation is no longer seen.",
+    "Left lower lobe consolidation can no longer be identified.",
+    "No longer seen is the left base opacity.",
+    "The left lower lobe no longer shows consolidation.",
+    "Interval resolution of left lower lobe opacity.",
+    "Complete resolution of left and right lower lobe opacities.",
+    "Resolved left base opacity.",
+    "The left base has cleared.",
+    "Resolved.",
 ]
 DOUBTS = [
     ("Possible right basal infiltrate.", "right"),
@@ -206,7 +258,8 @@ WORDS = st.sampled_from(
             "left right Left RIGHT R L Rt RUL rml LLL lingula Lingular middle lobe lobes upper lower mid zone lung lungs the of and "
             "or to both bilateral no not clear is normal except for sparing opacity consolidation effusion possible base apex hilar "
             "diffuse patient untreated few in place two areas infected unilateral lfet rihgt left-sided more on mostly with but "
-            "segment heart pain basal bibasilar field excluded be greater than"
+            "segment heart pain basal bibasilar field excluded be greater than "
+            "none nothing longer seen has resolved resolution cleared gone nearly shift deviated leftward which"
         )
     )
 )

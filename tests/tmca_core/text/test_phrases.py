@@ -58,7 +58,8 @@ WORDS = sorted(
         "left right Left RIGHT R L Rt lt RUL rml LLL RUQ lingula Lingular middle lobe Middle Lobe lobes upper lower mid zone zones lung "
         "lungs the of and or to both bilateral unilateral no not clear is are normal except for sparing opacity consolidation effusion "
         "effusions possible likely base apex hilar diffuse patient untreated few in place , . ; : ( ) - > / ? two areas infected small "
-        "pneumonia viral suggestive keeping with high density nuclei pulmonary pleural heart pain segment on mostly but lfet rihgt"
+        "pneumonia viral suggestive keeping with high density nuclei pulmonary pleural heart pain segment on mostly but lfet rihgt "
+        "none nothing longer seen has resolved resolution cleared gone nearly shift deviated leftward which"
     )
 )
 REPORTS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from([" ", " ", " ", "", "-", "\n"])), max_size=30).map(
