@@ -137,7 +137,10 @@ class TmcaSettings(Section):
     )
     positives: Literal["soft", "hard"] = Field("soft", description="soft: reports that name the same zones or are equal are positives too.")
     share: float = Field(0.25, gt=0, le=1, description="Share of the training steps that take the contrast, drawn at random.")
-    distance: bool = Field(True, description="Words attend to target positions (else the target is one mean vector), and the margin.")
+    contrasted: Literal["unparsed", "all"] = Field(
+        "unparsed", description="Reports that tmca-ssa contrasts: those that the parser does not place, or all as tmca does."
+    )
+    distance: bool = Field(True, description="Margin: the report's words must find their like in the target, not in the background.")
     enhancement: bool = Field(True, description="Enhancement of decoder maps where the aligned report points.")
     align_width: int = Field(64, ge=8, le=1024, description="Channels of the aligned space.")
     temperature: float = Field(0.1, gt=0, description="Of the contrast and of the words' attention.")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ import typer
 
 from simulations.bench.ablation_variants import VARIANTS, Variant
 from simulations.bench.interface import BENCHMARKS, Measurement
+from simulations.bench.step import expected_seconds
+from tmca_core.cases.case import CaseTensors
 from tmca_core.cases.sites import load_sites
 from tmca_core.config import Config, load
 from tmca_core.errors import ConfigError
-from tmca_core.networks import build_network
+from tmca_core.networks import Network, build_network
 from tmca_core.run import Run, write_atomically
 from tmca_core.training.batches import training_batches
 from tmca_core.training.centralised import build_pipeline, concatenate, keep_data, test_scores, train_arm
@@ -102,7 +103,7 @@ def _chosen(names: str) -> list[Variant]:
 
 
 def _costs(file: Path, config: Config, variants: Sequence[Variant]) -> dict[str, float]:
-    """Time of a training step over the base network's, by variant; measured once a table, interleaved."""
+    """Mean time of a training step over the base network's, by variant; measured once a table, interleaved."""
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"settings": config.digest(), "costs": {}}
     if kept["settings"] != config.digest():
         raise ConfigError(f"{file.parent} holds a table of other settings. Give another --out.")
@@ -115,23 +116,27 @@ def _costs(file: Path, config: Config, variants: Sequence[Variant]) -> dict[str,
 
 def _step_ratios(config: Config, settings: Mapping[str, Mapping[str, Any]], repeats: int = 40) -> dict[str, float]:
     set_threads(config.training)
-    device = resolve_device(config.training)
     train = concatenate([site.train for site in load_sites(config).values()])
-    working = {}
-    for name, values in {"": {"network.name": "guide"}, **settings}.items():
-        one = config.with_values({**values, "training.steps": 1})
-        network = build_network(one).to(device)
-        batch = next(training_batches(train, build_pipeline(network, one), one, round=1, site="all", device=device))
-        working[name] = (network.train(), batch, build_optimizer(network, one.training), one.training)
-    seconds: dict[str, list[float]] = {name: [] for name in working}
+    working = {
+        name: _working(config.with_values({**values, "training.steps": 1}), train)
+        for name, values in {"": {"network.name": "guide"}, **settings}.items()
+    }
+    seconds = dict.fromkeys(working, 0.0)
     for repeat in range(repeats + 2):  # the first two warm up
-        for name, (network, batch, optimizer, training) in working.items():
-            start = time.perf_counter()
-            float(train_step(network, batch, optimizer, training))
+        for name, (network, work) in working.items():  # interleaved, which shares out the machine's moods
+            spent = expected_seconds(work, network)
             if repeat >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    # Sums, not medians: some steps cost more than others by design, and interleaving shares out the machine's moods.
-    return {name: sum(seconds[name]) / sum(seconds[""]) for name in settings}
+                seconds[name] += spent
+    return {name: seconds[name] / seconds[""] for name in settings}
+
+
+def _working(config: Config, train: CaseTensors) -> tuple[Network, Callable[[], object]]:
+    """A network, and a training step of it."""
+    device = resolve_device(config.training)
+    network = build_network(config).to(device).train()
+    batch = next(training_batches(train, build_pipeline(network, config), config, round=1, site="all", device=device))
+    optimizer = build_optimizer(network, config.training)
+    return network, lambda: float(train_step(network, batch, optimizer, config.training))
 
 
 def _run_all(trials: Sequence[Trial], out: Path, workers: int) -> dict[tuple[str, str, int], dict[str, float | None]]:

@@ -36,7 +36,7 @@ VARIANTS: tuple[Variant, ...] = (
             "": ("", {}),
             "+alignment": ("with alignment alone", {"tmca.enhancement": False}),
             "+enhancement": ("with enhancement alone", {"tmca.alignment": "off"}),
-            "-distance": ("without word-attended distance and margin", {"tmca.distance": False}),
+            "-distance": ("without the margin of words between target and background", {"tmca.distance": False}),
             "+hard": ("hard positives", {"tmca.positives": "hard"}),
             "+batch": ("negatives from the batch", {"tmca.alignment": "batch"}),
             "+batch+hard": ("negatives from the batch, hard positives", {"tmca.alignment": "batch", "tmca.positives": "hard"}),
@@ -65,6 +65,7 @@ VARIANTS: tuple[Variant, ...] = (
         {
             "": ("", {}),
             "-alignment": ("without alignment", {"tmca.alignment": "off"}),
+            "+all": ("with all reports contrasted", {"tmca.contrasted": "all"}),
             "-enhancement": ("without enhancement", {"tmca.enhancement": False}),
             "-transport": ("without transport", {"ssa.transport": "off"}),
             "-prior": ("without guidance", {"ssa.prior": "off"}),

@@ -23,6 +23,7 @@ from simulations.bench.reference import TOKENS, Reference, write_bert
 from tmca_core.config import Config, parse
 from tmca_core.errors import ConfigError
 from tmca_core.networks import NETWORKS, Network, Output, build_network, shared_state
+from tmca_core.networks.tmca import Tmca
 from tmca_core.text.encoders import TextEncoder, build_text_encoder
 from tmca_core.training.batches import Batch
 from tmca_core.training.centralised import build_pipeline
@@ -33,6 +34,8 @@ PARTS = ("image_encoder_", "text_", "losses_", "optimiser_")
 """Of a training step; `decoder` is what they leave of it."""
 WORK = ("", "optimiser_", "losses_", "forward_", "uncached_", "image_encoder_", "text_")
 """In this order: the optimiser needs the gradients of a whole step."""
+DRAWN = ("", "losses_", "uncached_")
+"""Of `WORK`, what some steps do with the contrast and others without."""
 log = logging.getLogger(__name__)
 # Each longer than TOKENS, to which they are cut.
 REPORTS = (
@@ -100,7 +103,7 @@ def _seconds(names: list[str], config: Config, repeats: int) -> tuple[dict[str, 
         for what in WORK:
             for name, subject in subjects.items():
                 if work := subject.work.get(what):
-                    row[f"{name}.{what}seconds_per_image"] = timed(work)
+                    row[f"{name}.{what}seconds_per_image"] = expected_seconds(work, subject.network) if what in DRAWN else timed(work)
         rounds.append(row)
     rounds = rounds[1:]
     figures = {key: statistics.median(row[key] for row in rounds) / config.training.batch_size for key in rounds[0]}
@@ -127,6 +130,7 @@ class Subject:
         self.config = config.with_values({"network.name": "guide" if name == REFERENCE else name})
         self.encoder, self.network, self.batch = build(name, self.config)
         self.optimizer = build_optimizer(self.network, self.config.training)
+        self.answers: dict[float, Answered] = {}
         reference = isinstance(self.network, Reference)
         self.work: dict[str, Callable[[], object]] = {
             "": self.train,
@@ -157,10 +161,11 @@ class Subject:
             self.network(self.batch.images, self.batch.text)
 
     def _losses(self) -> None:
-        if "answer" not in self.__dict__:
+        share = self.network.tmca.share if isinstance(self.network, Tmca) else 0.0
+        if share not in self.answers:
             with torch.no_grad():
-                self.answer = Answered(self.network.train(), self.network(self.batch.images, self.batch.text))
-        case_losses(self.answer, self.batch, self.config.training).mean().backward()  # type: ignore[no-untyped-call]
+                self.answers[share] = Answered(self.network.train(), self.network(self.batch.images, self.batch.text))
+        case_losses(self.answers[share], self.batch, self.config.training).mean().backward()  # type: ignore[no-untyped-call]
 
     def _backward(self, output: Any) -> None:
         """Gradients of the sum of an encoder's maps or features, where it has weights to train."""
@@ -230,6 +235,24 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def expected_seconds(work: Callable[[], object], network: Network) -> float:
+    """Seconds that `work`, a training step or a part of one, takes on average over steps.
+
+    Steps that take the contrast are timed by themselves, and so are those without: left to the lot, a few repeats would have too many of
+    either.
+    """
+    if not isinstance(network, Tmca) or network.tmca.alignment == "off":
+        return timed(work)
+    settings, total = network.tmca, 0.0
+    try:
+        for share, weight in ((1.0, settings.share), (0.0, 1 - settings.share)):
+            network.tmca = settings.model_copy(update={"share": share})
+            total += weight * timed(work)
+    finally:
+        network.tmca = settings
+    return total
+
+
 def _leaf(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
@@ -245,7 +268,7 @@ def _memory(config: Config, name: str) -> dict[str, float]:
 
 
 def _peak(settings: Mapping[str, Any], name: str) -> dict[str, float]:
-    config = parse(settings)
+    config = parse({**settings, "tmca.share": 1.0, "tmca.contrasted": "all"})  # the steps that need the most
     torch.set_num_threads(config.training.threads)
     if name == REFERENCE:
         import transformers  # imported where the reference is built; what imports take is not its own

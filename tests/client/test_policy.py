@@ -16,6 +16,7 @@ import pytest
 import torch
 from flwr.common.constant import ErrorCode
 from hospital import Hospital, private, reason, rewrite
+from reachable import make_reachable
 
 from tmca_core.config import Config
 from tmca_core.messages import ARRAYS, METRICS, REFUSED, SETTINGS, WITHHELD, to_tensor
@@ -273,8 +274,7 @@ def test_a_disk_that_is_full_or_read_only_refuses_and_is_recovered_from(hospital
     for path in (hospital.folder / "ledger").rglob("*"):
         os.chown(path, 65534, 65534) if os.getuid() == 0 else None
     (hospital.folder / "ledger" / "site.key").chmod(0o400)
-    for parent in hospital.folder.parents[:2]:
-        parent.chmod(0o755)
+    make_reachable(hospital.folder.parent)
     assert os.waitstatus_to_exitcode(os.waitpid(in_child(as_nobody), 0)[1]) == 3
     for path in [hospital.folder, *hospital.folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)

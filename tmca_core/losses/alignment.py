@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NOTHING = -1e4
+"""In the place of a score that is not to count; finite, so that 0 times it is 0."""
+
 
 def drawn(weights_AP: Tensor, noise_P: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """At most `count` positions an image, drawn without replacement in proportion to their weights: indices and weights (A, count').
@@ -51,11 +54,13 @@ def mean_position(positions_APD: Tensor, weights_AP: Tensor) -> Tensor:
 def background(mask_A1hw: Tensor) -> Tensor:
     """Weights of background positions (A, 1, h, w), half of them in a ring of two cells around the target; each half sums to ½.
 
+    Cells that the target's outline crosses are none: as target and background at once, no features could keep them apart.
+
     Args:
         mask_A1hw: share of each cell that is target, [0, 1].
     """
-    outside = 1 - mask_A1hw
-    ring = (F.max_pool2d(mask_A1hw, 5, stride=1, padding=2) - mask_A1hw).clamp_min(0)
+    outside = (mask_A1hw == 0).to(mask_A1hw.dtype)
+    ring = F.max_pool2d(mask_A1hw, 5, stride=1, padding=2) * outside
 
     def half(weights: Tensor) -> Tensor:
         return 0.5 * weights / weights.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -75,12 +80,21 @@ def soft_targets(own_A: Tensor, same_AK: Tensor, soft: bool) -> Tensor:
     return positives / positives.sum(1, keepdim=True)
 
 
-def contrast(similarity_AK: Tensor, targets_AK: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of softmax(s / temperature) against soft targets (rows sum to 1): (A,), natural logarithm."""
-    return -(targets_AK * (similarity_AK / temperature).log_softmax(1)).sum(1)
+def contrast(similarity_AK: Tensor, targets_AK: Tensor, temperature: float, counted_K: Tensor | None = None) -> Tensor:
+    """Cross-entropy of softmax(s / temperature) against soft targets (rows sum to 1): (A,), natural logarithm.
+
+    Args:
+        counted_K: (K,) bool, what each is held against; all by default. Targets are 0 elsewhere.
+    """
+    scores = similarity_AK / temperature
+    if counted_K is not None:
+        scores = scores.masked_fill(~counted_K, NOTHING)
+    return -(targets_AK * scores.log_softmax(1)).sum(1)
 
 
-def likeness(texts_AD: Tensor, others_KD: Tensor, same_AK: Tensor, temperature: float, itself: bool) -> Tensor:
+def likeness(
+    texts_AD: Tensor, others_KD: Tensor, same_AK: Tensor, temperature: float, itself: bool, counted_K: Tensor | None = None
+) -> Tensor:
     """Contrast of whole reports: those that say the same lie together, the others apart. (A,) ≥ 0; 0 where no other says the same.
 
     Supervised contrast (Khosla et al. 2020, arXiv 2004.11362, L_out) with unit vectors.
@@ -88,11 +102,13 @@ def likeness(texts_AD: Tensor, others_KD: Tensor, same_AK: Tensor, temperature: 
     Args:
         same_AK: (A, K) bool.
         itself: A and K are the same reports; a report is not held against itself.
+        counted_K: (K,) bool, what each is held against; all by default.
     """
     scores = texts_AD @ others_KD.T / temperature
-    if itself:
-        own = torch.eye(len(texts_AD), dtype=torch.bool, device=scores.device)
-        scores, same_AK = scores.masked_fill(own, -1e4), same_AK & ~own
+    left_out = torch.eye(len(texts_AD), dtype=torch.bool, device=scores.device) if itself else torch.zeros_like(same_AK)
+    if counted_K is not None:
+        left_out = left_out | ~counted_K
+    scores, same_AK = scores.masked_fill(left_out, NOTHING), same_AK & ~left_out
     share = same_AK.float() / same_AK.sum(1, keepdim=True).clamp_min(1)
     return -(share * scores.log_softmax(1)).sum(1)
 

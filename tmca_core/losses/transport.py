@@ -65,4 +65,5 @@ def misplaced(arrival_BP: Tensor, inside_BP: Tensor) -> Tensor:
         inside_BP: 1 at patches that touch the target, else 0.
     """
     share = (arrival_BP * inside_BP).sum(1) / arrival_BP.sum(1).clamp_min(1e-12)
-    return -(share.clamp_min(1e-4)).log() * (inside_BP.sum(1) > 0)
+    # The bound is below any share that costs in [0, 2] leave: where it holds there is no gradient.
+    return -(share.clamp_min(1e-30)).log() * (inside_BP.sum(1) > 0)

@@ -64,7 +64,8 @@ class Transport(nn.Module):
         arriving, token_gain = [], torch.zeros_like(report.tokens)
         if self.fine:
             plans = _plans(patches, words, _uniform(torch.ones_like(patches[..., 0])), _uniform(report.words.float()))
-            notes.hidden |= {f"fine {name}": tensor for name, tensor in plans.items()}
+            if self.training:
+                notes.hidden |= {f"fine {name}": tensor for name, tensor in plans.items()}
             to_patch, to_word = _rows(plans["image to text"]), _rows(plans["text to image"])
             notes.maps["plan/fine"] = _as_maps(to_word.detach(), height, width)
             arriving.append(to_patch @ said)
@@ -76,7 +77,8 @@ class Transport(nn.Module):
             area = (patches @ F.normalize(self.regions, dim=-1).T * SHARPNESS).softmax(1).transpose(1, 2)  # (B, 8, P), rows summing to 1
             regions, phrases = F.normalize(area @ patches, dim=-1, eps=1e-6), F.normalize(members @ words, dim=-1, eps=1e-6)
             plans = _plans(regions, phrases, _uniform(torch.ones_like(regions[..., 0])), _uniform((present | ~some).float()))
-            notes.hidden |= {f"coarse {name}": tensor for name, tensor in plans.items()} | {"area": area, "some": some}
+            if self.training:
+                notes.hidden |= {f"coarse {name}": tensor for name, tensor in plans.items()} | {"area": area, "some": some}
             to_region, to_phrase = _rows(plans["image to text"]) * some[..., None], _rows(plans["text to image"]) * present[..., None]
             notes.maps["plan/coarse"] = _as_maps((to_phrase @ area.float()).detach().float(), height, width)
             share = area / area.sum(1, keepdim=True).clamp_min(1e-12)  # which regions a patch belongs to
@@ -139,7 +141,8 @@ class Ssa(Guide):
         self.prior = ZonePrior(settings.prior) if settings.prior != "off" else None
         self.zone_tokens = nn.Parameter(torch.randn(6, text_encoder.dim)) if self.prior and settings.tokens else None
         self.gates = nn.ParameterList([nn.Parameter(torch.zeros(c, 1, 1)) for c in self.widths] if self.prior and settings.gate else [])
-        self.biases = nn.Parameter(torch.ones(len(self.widths))) if self.prior and settings.bias else None
+        attending = len(self.widths) - 1  # at stride 4 positions are no keys
+        self.biases = nn.Parameter(torch.ones(attending)) if self.prior and settings.bias else None
 
     def relate(self, maps: list[Tensor], report: Report, notes: Notes) -> tuple[list[Tensor], Report]:
         """Transport between report and image; the prior, and a token for every zone that is named."""
@@ -166,8 +169,8 @@ class Ssa(Guide):
             prior = pooled(notes.maps["guidance"], x)
             if len(self.gates):
                 x = x * (1 + self.gates[level] * (2 * prior - 1))
-            if self.biases is not None:
-                bias = self.biases[level] * (prior.flatten(1) + 0.05).log()
+            if self.biases is not None and level:
+                bias = self.biases[level - 1] * (prior.flatten(1) + 0.05).log()
         refined: Tensor = self.blocks[level](x, report.tokens, report.mask, bias)
         return refined
 

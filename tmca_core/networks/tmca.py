@@ -4,7 +4,7 @@ Our design after the abstract of TMCA (arXiv 2412.13533); docs/methods.md says w
 
     skip map m_s (B,c,h,w) at strides 4..32     V = norm(W_s m_s + P_s(position))   (B,d,h,w)
     report tokens T (B,L,D)                     T' = norm(W_t T)                    (B,L,d),   w = softmax(T' u) over words
-    enhancement      R = Σ_j w_j ⟨V, T'_j⟩,  g = sigmoid(aR + b),  m_s + g ⊙ MLP(m_s), 0 at start;  T + W_b T'
+    enhancement      R = Σ_j w_j ⟨V, T'_j⟩,  g = sigmoid(aR + b),  m_s + g ⊙ MLP(m_s);  T + W_b T';  both additions 0 at start
     in training      s⁺: words ↔ target positions, s⁻: words ↔ background: margin; target ↔ report against other reports: contrast;
                      g against the mask
 
@@ -66,6 +66,9 @@ class Aligner(nn.Module):
             if name.split(".")[1] == "2":  # the last layer: enhancement begins as the identity
                 nn.init.zeros_(parameter)
         self.back = nn.Linear(width, text_width) if settings.enhancement else None
+        if self.back is not None:  # as the last layers above: the network begins as the base
+            nn.init.zeros_(self.back.weight)
+            nn.init.zeros_(self.back.bias)
 
     def positions(self, level: int, x: Tensor) -> Tensor:
         """(B, c, h, w) → V (B, d, h, w), unit vectors."""
@@ -121,7 +124,7 @@ class Tmca(Guide):
                 ).float()
                 enhanced[level] = self.aligner.enhanced(level, x, pointing)
         if contrasted:
-            notes.hidden |= {"words": words, "importance": importance, "wanted": wanted} | said(report, "")
+            notes.hidden |= {"words": words, "importance": importance, "wanted": wanted, "spoken": spoken(report)} | said(report, "")
             notes.hidden["noise"] = torch.rand(2, maps[0].shape[-2] * maps[0].shape[-1], device=words.device)
             if self.tmca.alignment == "bank":
                 bank = self.read(self.bank(words.device))
@@ -133,7 +136,7 @@ class Tmca(Guide):
 
     def wanting(self, report: Report) -> Tensor:
         """Cases whose report is contrasted (B,) bool: all that have words."""
-        return (report.kinds > 0).any(1)
+        return spoken(report)
 
     def ready(self, device: torch.device) -> None:
         """The bank."""
@@ -162,7 +165,7 @@ class Tmca(Guide):
                 hidden = {name: x.float() if x.is_floating_point() else x for name, x in output.hidden.items()}
                 with torch.autocast(masks.device.type, enabled=False):
                     levels = [share * self._contrast(hidden, level, target) for level, share in enumerate(LEVEL_WEIGHTS)]
-                    per_case = self._likeness(hidden) + torch.stack(levels).sum(0)
+                    per_case = self._likeness(hidden, target.amax((1, 2, 3)) > 0) + torch.stack(levels).sum(0)
                     value = (weight * CONTRAST / self.tmca.share) * per_case * hidden["wanted"]
             losses["alignment"] = Auxiliary(value, decomposable=self.tmca.alignment == "bank")
         return losses
@@ -174,12 +177,13 @@ class Tmca(Guide):
         mask = pooled(target, positions)
         around = background(mask)
         V, inside, outside = positions.flatten(2).transpose(1, 2), mask.flatten(1), around.flatten(1)
-        bare = outside.sum(1) <= 0
+        bare, some = outside.sum(1) <= 0, mask.sum((1, 2, 3)) >= 1
         own, here = _whole(hidden["words"], hidden["importance"]), mean_position(V, inside)
         if settings.alignment == "batch":
-            scores, same = here @ own.T, alike(hidden, "", "")
+            scores, counted = here @ own.T, hidden["spoken"] & some
+            same = alike(hidden, "", "") & counted
             targets = soft_targets(torch.arange(len(V), device=V.device), same, settings.positives == "soft")
-            value = 0.5 * contrast(scores, targets, temperature) + 0.5 * contrast(scores.T, targets, temperature)
+            value = 0.5 * (contrast(scores, targets, temperature, counted) + contrast(scores.T, targets, temperature, counted))
         else:
             bank, same = _whole(hidden["bank words"], hidden["bank importance"]), alike(hidden, "", "bank ")
             elsewhere = (mean_position(V, outside) * own).sum(1).masked_fill(bare, -1.0)
@@ -189,7 +193,7 @@ class Tmca(Guide):
         if settings.distance:
             near, far = (self._distance(hidden, V, where, noise) for where, noise in zip((inside, outside), hidden["noise"], strict=True))
             value = value + margin(near, far) * ~bare
-        return value * (mask.sum((1, 2, 3)) >= 1)
+        return value * some
 
     def _distance(self, hidden: dict[str, Tensor], V: Tensor, where: Tensor, noise: Tensor) -> Tensor:
         """Similarity (B,) of the report's words to what each of them finds among positions drawn from weights (B, P)."""
@@ -197,14 +201,21 @@ class Tmca(Guide):
         chosen = V.gather(1, index[..., None].expand(-1, -1, V.shape[2]))
         return word_similarity(chosen, counted, hidden["words"], hidden["importance"], self.tmca.temperature)
 
-    def _likeness(self, hidden: dict[str, Tensor]) -> Tensor:
-        """Contrast of whole reports: own against the bank and the bank within itself, or within the batch: (B,)."""
-        own, temperature = _whole(hidden["words"], hidden["importance"]), self.tmca.temperature
+    def _likeness(self, hidden: dict[str, Tensor], some: Tensor) -> Tensor:
+        """Contrast of whole reports: own against the bank and the bank within itself, or within the batch, as far as there is a target
+        (`some`, (B,) bool): (B,)."""
+        own, temperature, soft = _whole(hidden["words"], hidden["importance"]), self.tmca.temperature, self.tmca.positives == "soft"
         if self.tmca.alignment == "batch":
-            return likeness(own, own, alike(hidden, "", ""), temperature, itself=True)
+            counted = hidden["spoken"] & some
+            return likeness(own, own, alike(hidden, "", "", soft), temperature, itself=True, counted_K=counted) * counted
         bank = _whole(hidden["bank words"], hidden["bank importance"])
-        within = likeness(bank, bank, alike(hidden, "bank ", "bank "), temperature, itself=True)
-        return within.mean() + likeness(own, bank, alike(hidden, "", "bank "), temperature, itself=False)
+        within = likeness(bank, bank, alike(hidden, "bank ", "bank ", soft), temperature, itself=True)
+        return within.mean() + likeness(own, bank, alike(hidden, "", "bank ", soft), temperature, itself=False)
+
+
+def spoken(report: Report) -> Tensor:
+    """Reports that have words (B,) bool."""
+    return (report.kinds > 0).any(1)
 
 
 def said(report: Report, prefix: str) -> dict[str, Tensor]:
@@ -213,11 +224,14 @@ def said(report: Report, prefix: str) -> dict[str, Tensor]:
     return {f"{prefix}zones": zones, f"{prefix}identity": report.identity}
 
 
-def alike(hidden: dict[str, Tensor], these: str, those: str) -> Tensor:
-    """(B, K) bool: equal texts, or equal zones with equal certainty where the report names any."""
+def alike(hidden: dict[str, Tensor], these: str, those: str, soft: bool = True) -> Tensor:
+    """(B, K) bool: equal texts, or with `soft` equal zones with equal certainty where the report names any."""
+    equal = hidden[f"{these}identity"][:, None] == hidden[f"{those}identity"][None]
+    if not soft:
+        return equal
     zones, others = hidden[f"{these}zones"], hidden[f"{those}zones"]
     named = (zones[:, None] == others[None]).all(-1) & (zones[:, None, -1] > 0)
-    return named | (hidden[f"{these}identity"][:, None] == hidden[f"{those}identity"][None])
+    return named | equal
 
 
 def _whole(words: Tensor, importance: Tensor) -> Tensor:

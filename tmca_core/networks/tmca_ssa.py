@@ -25,10 +25,11 @@ class TmcaSsa(Tmca, Ssa):
     def wanting(self, report: Report) -> Tensor:
         """With the prior, reports that the parser gives no zones though they may name some: words of place, or none that it knows.
 
-        The contrast teaches words where to look. For reports that are placed already it cost time and gained nothing.
+        The contrast teaches words where to look. For reports that are placed already it cost time and gained nothing. `tmca.contrasted`
+        can have all of them.
         """
         spoken = super().wanting(report)
-        if self.prior is None:
+        if self.prior is None or self.tmca.contrasted == "all":
             return spoken
         places, known = (report.kinds >= 4).any(1), (report.kinds >= 2).any(1)
         return spoken & (report.certainty == 0) & (places | ~known)

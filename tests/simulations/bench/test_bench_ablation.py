@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from simulations.bench import ablation
+from simulations.bench import ablation, step
 from simulations.bench.ablation_variants import VARIANTS
 from simulations.bench.commands import bench
 from tmca_core.config import parse
 from tmca_core.networks import NETWORKS
+from tmca_core.networks.tmca import Tmca
 
 SMALL = [
     part
@@ -48,6 +50,27 @@ def test_a_table_of_means_and_deviations_that_resumes(tmp_path: Path, monkeypatc
     again = run(tmp_path / "table", "--variants", "guide,ssa+prior,unet")["figures"]
     assert all(path.stat().st_mtime_ns == when for path, when in trained.items()) and len(trained) == 4
     assert {key: again[key] for key in figures} == figures and "phantom.unet.dice_image" in again
+
+
+def test_what_a_step_costs_has_the_contrast_at_its_share_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels, contrast = [], Tmca._contrast
+    monkeypatch.setattr(
+        Tmca, "_contrast", lambda self, hidden, level, target: levels.append(level) or contrast(self, hidden, level, target)
+    )
+
+    def timed(work: Callable[[], object]) -> float:
+        levels.clear()
+        work()
+        return 1.0 + len(levels)
+
+    monkeypatch.setattr(step, "timed", timed)
+    settings = {
+        "a": {"network.name": "tmca"}, "b": {"network.name": "tmca", "tmca.share": 1.0},
+        "c": {"network.name": "tmca", "tmca.alignment": "off"}, "d": {"network.name": "tmca-ssa", "tmca.contrasted": "all"},
+    }  # fmt: skip
+    config = parse({"phantom.sites": 1, "phantom.cases": 8, "data.image_size": 32, "network.width": 16, "training.batch_size": 2})
+    ratios = ablation._step_ratios(config, settings, repeats=2)
+    assert ratios == pytest.approx({"a": 0.25 * 5 + 0.75, "b": 5, "c": 1, "d": 0.25 * 5 + 0.75})
 
 
 def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

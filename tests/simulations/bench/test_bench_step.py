@@ -6,7 +6,9 @@ import torch
 
 from simulations.bench import reference, step
 from tmca_core.cli import main
+from tmca_core.config import Config, parse
 from tmca_core.networks import NETWORKS
+from tmca_core.networks.tmca import Tmca
 from tmca_core.text.wordpiece import WordPieceEncoder
 
 SMALL_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 2600}
@@ -65,6 +67,44 @@ def test_a_trainable_text_encoder_is_a_part_of_the_step() -> None:
     assert all(torch.equal(p, q) for p, q in zip(before, subject.network.parameters(), strict=True))
     subject.work[""]()
     assert any(not torch.equal(p, q) for p, q in zip(before, subject.network.parameters(), strict=True))
+
+
+def small(**more: object) -> Config:
+    return parse({"network.width": 16, "data.image_size": 32, "training.batch_size": 2, "training.device": "cpu"} | more)
+
+
+def test_a_step_is_timed_with_the_contrast_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for name, settings, expected in (
+        ("tmca", {"tmca.share": 0.25}, [True, False]),
+        ("tmca", {"tmca.alignment": "off"}, [False]),
+        ("guide", {}, [False]),
+    ):
+        subject = step.Subject(name, small(**settings))
+        monkeypatch.setattr(step, "timed", lambda work: work() or (5.0 if taken[-1] else 1.0))
+        taken.clear()
+
+        def work(subject: step.Subject = subject) -> None:
+            taken.append("words" in subject.network(subject.batch.images, subject.batch.text).hidden)
+
+        assert step.expected_seconds(work, subject.network) == (0.25 * 5 + 0.75 if len(expected) == 2 else 1)
+        assert taken == expected
+        again = getattr(subject.network, "tmca", None)
+        assert again is None or again == subject.config.tmca
+        for _ in range(2):
+            step.expected_seconds(lambda subject=subject: taken.append(False) or subject.work["losses_"](), subject.network)
+        assert ["words" in answer.output.hidden for answer in subject.answers.values()] == expected
+
+
+@pytest.mark.parametrize("name", ["tmca", "tmca-ssa"])
+def test_the_peak_is_that_of_steps_with_the_contrast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+    contrast = Tmca._contrast
+    monkeypatch.setattr(
+        Tmca, "_contrast", lambda self, hidden, level, target: levels.append(level) or contrast(self, hidden, level, target)
+    )
+    assert step._peak(small().flat(), name)["peak_rss_mb"] > 0
+    assert levels == [0, 1, 2, 3] * 3
 
 
 def test_the_peak_stays_when_memory_is_given_back() -> None:

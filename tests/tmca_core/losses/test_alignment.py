@@ -81,6 +81,23 @@ def test_background_is_half_ring() -> None:
     assert ring.item() == pytest.approx(0.5 + 0.5 * 32 / 140)
 
 
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_features_that_tell_the_target_apart_meet_the_margin(stride: int) -> None:
+    """Cells that the outline crosses are target: counted as background too, no features could keep them apart."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    mask = F.avg_pool2d(((y - 27) ** 2 + (x - 35) ** 2 < 19**2).float()[None, None], stride)
+    assert ((mask > 0) & (mask < 1)).any()
+    around = background(mask)
+    assert around.sum().item() == pytest.approx(1.0) and not ((around > 0) & (mask > 0)).any()
+    V = F.one_hot((mask > 0).flatten(1).long(), 2).float()  # (1, P, 2)
+    words, importance = torch.tensor([[[0.0, 1.0]]]), torch.ones(1, 1)
+    near, far = (
+        word_similarity(V.gather(1, index[..., None].expand(-1, -1, 2)), counted, words, importance, 0.1)
+        for index, counted in (drawn(where.flatten(1), torch.rand(V.shape[1]), 64) for where in (mask, around))
+    )
+    assert margin(near, far).item() == 0
+
+
 def test_a_mask_that_fills_the_image_has_no_background() -> None:
     assert background(torch.ones(1, 1, 8, 8)).sum() == 0
 
@@ -107,6 +124,19 @@ def test_likeness_pulls_together_what_says_the_same() -> None:
     # Held against others, nothing is left out: two like it and one not.
     one = likeness(reports[:1], reports, same[:1], 0.5, itself=False).item()
     assert one == pytest.approx(math.log(2 + math.exp(-2)), abs=1e-6)
+
+
+def test_what_does_not_count_is_neither_positive_nor_negative() -> None:
+    scores, counted = torch.tensor([[0.2, 0.1, 0.9]]), torch.tensor([True, True, False])
+    own, same = torch.tensor([0]), torch.tensor([[True, False, True]])
+    targets = soft_targets(own, same & counted, soft=True)
+    assert targets.tolist() == [[1, 0, 0]]
+    assert torch.equal(contrast(scores, targets, 0.1, counted), contrast(scores[:, :2], targets[:, :2], 0.1))
+    reports = F.normalize(torch.tensor([[1.0, 0], [0.6, 0.8], [1.0, 0]]), dim=-1)
+    alike = torch.ones(3, 3, dtype=torch.bool)
+    among = likeness(reports, reports, alike, 0.5, itself=True, counted_K=counted)
+    assert torch.equal(among[:2], likeness(reports[:2], reports[:2], alike[:2, :2], 0.5, itself=True))
+    assert among.isfinite().all()
 
 
 def test_margin() -> None:

@@ -77,6 +77,18 @@ def test_misplaced_by_hand() -> None:
     assert misplaced(arrival, inside).tolist() == pytest.approx([math.log(4 / 3), math.log(4), 0])
 
 
+@pytest.mark.parametrize("gap", [0.1, 0.8, 2.0])
+def test_mass_that_all_arrives_elsewhere_is_drawn_back(gap: float) -> None:
+    """A small target that every word thinks far off gets less than a ten-thousandth of the mass; its costs must fall all the same."""
+    inside = (torch.arange(196) < 2).float()[None]
+    cost = (gap * inside)[:, None].expand(1, 3, 196).clone().requires_grad_()
+    plan = semi_relaxed_plan(cost, marginal(3)[None], marginal(196)[None], 0.1)
+    value = misplaced(plan.sum(1), inside)
+    value.sum().backward()
+    assert cost.grad is not None and value.isfinite().all() and cost.grad.isfinite().all()
+    assert (cost.grad * inside[:, None]).sum() > 1 > -1 > (cost.grad * (1 - inside)[:, None]).sum()
+
+
 def test_the_last_iterations_give_nearly_the_whole_gradient() -> None:
     torch.manual_seed(0)
     a, b, weight = marginal(6)[None], marginal(8)[None], torch.randn(1, 6, 8)

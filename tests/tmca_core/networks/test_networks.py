@@ -43,6 +43,14 @@ def test_text_changes_the_mask_exactly_where_the_network_says_it_reads_text(conf
     assert torch.equal(left, right) != network.uses_text
 
 
+def test_what_only_losses_read_is_left_in_training_alone(config: Config) -> None:
+    network = build_network(config.with_values({"tmca.share": 1.0}))
+    text, images = TextPipeline(network.text_encoder, None).encode(REPORTS), torch.randn(3, 1, 64, 64)
+    aligned = {"tmca", "ssa", "tmca-ssa"}
+    assert bool(network(images, text).hidden) == (config.network.name in aligned)
+    assert network.eval()(images, text).hidden == {}
+
+
 def test_every_tensor_has_a_role_and_every_shared_tensor_learns(config: Config) -> None:
     network = build_network(config)
     assert set(roles(network)) == set(network.state_dict())

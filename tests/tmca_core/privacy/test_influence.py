@@ -145,10 +145,10 @@ def test_and_so_does_the_self_test_before_training(coupling: str) -> None:
 
 
 def test_the_contrast_within_a_batch_of_the_real_network_is_found_by_both() -> None:
-    contrast = {"network.name": "tmca", "tmca.alignment": "batch", "tmca.temperature": 0.07}
-    network, drawn, losses, _ = ready(3, **contrast)
-    others = pick_patients(drawn, 1, 3)
-    tried = iter([pick_patients(drawn, 0, 1)])
+    contrast = {"network.name": "tmca", "tmca.alignment": "batch", "tmca.temperature": 0.07, "tmca.share": 1.0}  # in every step
+    network, drawn, losses, _ = ready(4, **contrast)
+    others = pick_patients(drawn, 0, 3)
+    tried = iter([pick_patients(drawn, 3, 4)])  # the first patient has no target, which leaves a film out of the contrast
     with torch.random.fork_rng(devices=[]):
         assert largest_influence(network, losses, tried, others, engine=in_their_batch)[0] > 1.01
         with pytest.raises(PrivacyError, match="changes with the other cases"):
