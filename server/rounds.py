@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from server.best import best_round, stalled
 from server.central import CentralFold, announce, refuse_uncentral
 from server.contribution import Before, contributions
-from server.exchange import Unawaited, exchange, pack, request
+from server.exchange import Answer, Unawaited, exchange, pack, request
 from server.fairness import fairness, interval, mean_dice, site_dice
 from server.folding import Folding
 from server.progress import Progress
@@ -168,13 +168,12 @@ class Federation:
 
     def assess(self, weights: Mapping[str, Tensor], split: str, event: str = "") -> dict[str, SiteSummary]:
         """The sites' aggregates of any weights, each announced as an `event` where one is named."""
-        arrays, targets, settings = pack(weights), len(self.config.data.target_names), self.config.federation
+        arrays, targets = pack(weights), len(self.config.data.target_names)
         fields: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
         holders = self.roster.holders(split)
         requests = {site: self.request(EVALUATE, site, arrays, fields, f"{self.round}-{split}") for site in holders}
         found: dict[str, SiteSummary] = {}
-        answers = exchange(self.grid, requests, poll=settings.poll, seconds=settings.deadline, unawaited=self.unawaited, round=self.round)
-        for answer in answers:
+        for answer in self.ask(requests):
             summary: SiteSummary = {}
             reason = answer.failure
             if answer.content is not None:
@@ -193,6 +192,19 @@ class Federation:
         """A message to a site that is there."""
         node, place = self.roster.nodes[site]
         return request(kind, node, arrays, {**settings, PLACE: place}, group)
+
+    def ask(self, requests: Mapping[str, Message], enough: Callable[[], bool] = lambda: False) -> Iterator[Answer]:
+        """Send a request to each site and yield the answers as they come (`exchange`)."""
+        settings = self.config.federation
+        return exchange(
+            self.grid,
+            requests,
+            poll=settings.poll,
+            seconds=settings.deadline,
+            unawaited=self.unawaited,
+            round=self.round,
+            enough=enough,
+        )
 
     # --- one round ------------------------------------------------------------------------------
     def _gather(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
-from server.exchange import Answer, carried_bytes, exchange, pack
+from server.exchange import Answer, carried_bytes, pack
 from server.turns import Turns, check_announced, hold_to_finite, lose, note_turn, read_reply
 from tmca_core.compression.interface import FLOAT, Layout
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal, TmcaError, UpdateRejected
@@ -62,7 +62,7 @@ class Session:
                 settings = {**self.fields(), "stage": stage, "body": as_text(body)}
                 requests[site] = self.federation.request(SECURE, site, None, settings, f"{self.occasion.round}-{stage}")
                 self.count(site, 0, carried_bytes(requests[site].content))
-        for answer in _answers(self.federation, requests):
+        for answer in self.federation.ask(requests):
             if answer.content is None:
                 self.lose(stage, answer)
                 continue
@@ -222,7 +222,7 @@ def _train(session: Session, book: Book, parcels: Mapping[str, Mapping[str, byte
             session.count(site, 0, carried_bytes(requests[site].content))
     grid = book.fixed_point(settings.secure_bits, settings.secure_range)
     total = MaskedSum(grid, grid.zeros(Layout.of(federation.algorithm.sent(federation.spec)).total))
-    for answer in _answers(federation, requests):
+    for answer in federation.ask(requests):
         if answer.content is None:
             session.lose(TRAIN, answer)
             continue
@@ -252,18 +252,6 @@ def _add(session: Session, total: MaskedSum, answer: Answer, content: RecordDict
     total.add(answer.site, total.grid.received(vector.contiguous().numpy().data))
     session.count(answer.site, reply.bytes, 0)
     note_turn(federation, session.turns, reply, update, *session.carried.pop(answer.site))
-
-
-def _answers(federation: Federation, requests: Mapping[str, Any]) -> Any:
-    settings = federation.config.federation
-    return exchange(
-        federation.grid,
-        requests,
-        poll=settings.poll,
-        seconds=settings.deadline,
-        unawaited=federation.unawaited,
-        round=federation.round,
-    )
 
 
 # --- what sites answer, in which nothing is trusted ---------------------------------------------------

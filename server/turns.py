@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from server.exchange import Answer, carried_bytes, exchange, pack
+from server.exchange import Answer, carried_bytes, pack
 from server.private import local_steps
 from server.received import Received, Reply, start_digest
 from server.screening import FEWEST, mean_rate, screen, size_of
@@ -93,16 +93,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     for site in cohort:
         if site not in requests and site not in there:
             lose(federation, turns, Answer(site, None, "it was asked before the server was started again, and is gone", "failed"))
-    answers = exchange(
-        federation.grid,
-        requests,
-        poll=settings.poll,
-        seconds=settings.deadline,
-        unawaited=federation.unawaited,
-        round=federation.round,
-        enough=lambda: len(turns.completed) + len(turns.held) >= wanted,
-    )
-    for answer in answers:
+    for answer in federation.ask(requests, enough=lambda: len(turns.completed) + len(turns.held) >= wanted):
         if answer.content is None:
             lose(federation, turns, answer)
             continue
