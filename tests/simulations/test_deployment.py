@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tmca_core.run import Run
 pytestmark = pytest.mark.slow
 
 ROUNDS = 2
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.stop()
 
 
 def test_two_hospitals_train_and_converge(processes: Processes, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tmca_core.privacy.accounting import NoisySteps, epsilon
 from tmca_core.run import Run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.stop()
 
 
 def test_two_hospitals_with_policies_one_of_which_refuses_a_turn(processes: Processes, tmp_path: Path) -> None:

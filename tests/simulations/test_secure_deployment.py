@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +24,6 @@ SETTINGS = {
     "federation.min_sites": 3, "federation.wait": 180.0, "federation.max_norm_ratio": 0.0, "evaluation.bootstrap": 0,
     "data.val_fraction": 0.0, "data.test_fraction": 0.0,
 }  # fmt: skip
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.stop()
 
 
 def test_three_hospitals_and_a_sum(processes: Processes, tmp_path: Path) -> None:

@@ -12,3 +12,7 @@ def test_a_small_round() -> None:
     assert all(measured.figures[f"{name}.seconds"] > 0 for name in ("plain", "server", "server_dropouts", "a_site", "all"))
     # Five sites and the server together, against the server: never less.
     assert measured.ratios["all"] > measured.ratios["server"] > 0
+
+
+def test_of_ten_sites_three_may_leave() -> None:
+    assert secure(megabytes=1, sites=10, repeats=1).figures["dropouts"] == 3
