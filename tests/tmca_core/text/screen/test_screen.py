@@ -127,9 +127,11 @@ def test_time_grows_with_length_not_with_its_square(piece: str) -> None:
         screen(text, ("en", "de"))
         return time.process_time() - begin
 
+    def growth() -> float:
+        return seconds(piece * 3200) / max(seconds(piece * 400), 0.005)
+
     seconds(piece * 50)
-    short, long = min(seconds(piece * 400) for _ in range(2)), seconds(piece * 3200)
-    assert long < 8 * 4 * max(short, 0.005)  # quadratic: 64 times
+    assert any(growth() < 32 for _ in range(5))  # 8 where it grows with length, 64 with the square; a busy core is tried again
 
 
 def test_the_phantom_raises_no_alarm() -> None:
