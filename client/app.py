@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
@@ -39,6 +40,10 @@ def make_app(config: Config | None = None) -> ClientApp:
     def secure(message: Message, context: Context) -> Message:
         return _answer("secure", config, message, context)
 
+    @app.query("check")
+    def check(message: Message, context: Context) -> Message:
+        return _answer("check", config, message, context)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         return _answer("train", config, message, context)
@@ -52,42 +57,59 @@ def make_app(config: Config | None = None) -> ClientApp:
 
 def _answer(kind: str, config: Config | None, message: Message, context: Context) -> Message:
     """Open the site and let it answer. An error becomes a reply of one line: Flower would send its whole text."""
-    try:
-        from client import secure
-        from client.site import assess, hold_to_cases, no_hello, place_of, run_of, say_hello, say_no, train
-        from client.workspace import enter, name_of, places
-        from tmca_core.config import parse
-
-        settings, node = config if config is not None else parse(context.run_config), context.node_config
-        served = places(settings, node)
-        if kind == "query" and not served:
-            return Message(no_hello(), reply_to=message)
-        place = place_of(message.content)
+    with ExitStack() as around:
         try:
-            site = enter(settings, node, place, None if kind == "query" else run_of(message.content))
-        except PolicyRefusal as refusal:
-            name = _named(lambda: name_of(settings, node, place))
-            if kind != "query" or not name:
-                raise
-            _log(kind, refusal)
-            return Message(say_no(settings, name, disclosed(refusal, node)), reply_to=message)
-        if kind != "query" and not simulated(node):  # a simulation's run holds to its cases itself
-            hold_to_cases(site, message.content)
-        content = {
-            "query": lambda: say_hello(site, served),
-            "train": lambda: train(site, message.content),
-            "evaluate": lambda: assess(site, message.content),
-            "secure": lambda: secure.answer(site, message.content, node),
-        }
-        return Message(content[kind](), reply_to=message)
-    except Exception as error:
-        _log(kind, error)
-        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        if isinstance(error, PolicyRefusal):
-            from tmca_core.messages import REFUSED
+            return _reply(kind, config, message, context, around)
+        except Exception as error:
+            _log(kind, error)
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            if isinstance(error, PolicyRefusal):
+                from tmca_core.messages import REFUSED
 
-            code = REFUSED
-        return Message(Error(code, disclosed(error, context.node_config)), reply_to=message)
+                code = REFUSED
+            return Message(Error(code, disclosed(error, context.node_config)), reply_to=message)
+
+
+def _reply(kind: str, config: Config | None, message: Message, context: Context, around: ExitStack) -> Message:
+    from client import checking, secure
+    from client.site import assess, hold_to_cases, no_hello, place_of, run_of, say_hello, say_no, train
+    from client.workspace import enter, hold_to_hospital, name_of, places
+    from tmca_core.config import parse
+    from tmca_core.logs import about, listen_under_flower
+    from tmca_core.messages import SETTINGS, part_of
+
+    settings, node = config if config is not None else parse(context.run_config), context.node_config
+    listen_under_flower()
+    said: Mapping[str, Any] = part_of(message.content, SETTINGS, ConfigRecord) or {}
+    run = str(said.get("run", ""))
+    around.enter_context(about(run=run, round=said.get("round"), site=node.get("site")))
+    served = places(settings, node)
+    if kind == "query" and not served:
+        return Message(no_hello(), reply_to=message)
+    place = place_of(message.content)
+    try:
+        hold_to_hospital(settings, node, run)
+        site = enter(settings, node, place, None if kind == "query" else run_of(message.content))
+    except PolicyRefusal as refusal:
+        name = _named(lambda: name_of(settings, node, place))
+        if kind != "query" or not name:
+            raise
+        _log(kind, refusal)
+        return Message(say_no(settings, name, disclosed(refusal, node)), reply_to=message)
+    around.enter_context(about(site=site.name))
+    # A simulation's run holds to its cases itself; after a check they may be put right.
+    if kind not in ("query", "check") and not simulated(node):
+        hold_to_cases(site, message.content)
+    content = {
+        "query": lambda: say_hello(site, served),
+        "check": lambda: checking.check(site, message.content),
+        "train": lambda: train(site, message.content),
+        "evaluate": lambda: assess(site, message.content),
+        "secure": lambda: secure.answer(site, message.content, node),
+    }
+    answer = content[kind]()
+    hold_to_hospital(settings, node, run)  # what was computed while the hospital paused does not leave either
+    return Message(answer, reply_to=message)
 
 
 def _named(name: Callable[[], str]) -> str:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # The server may still be writing the checkpoint of the round before when it dies; then that round is done again.
 KEEP = 3
 
+SCORES = "scores.jsonl"
+
 Groups = dict[str, dict[str, Tensor]]
 """Group → name → tensor; "NAME" of group "personal" is "personal/NAME" in the file."""
 
@@ -133,6 +135,16 @@ class Memory:
                 f"the site's cases are not those that this run began with ({', '.join(changed)}). Put its manifest back as it was, or "
                 "start a new run."
             )
+
+    def note_scores(self, round: int, split: str, dice: float, cases: int) -> None:
+        """Keep what a model reaches on the site's own cases for its own people (`tmca site view`); it is no part of what leaves."""
+        line = {"round": round, "split": split, "dice_image": dice, "cases": cases}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / SCORES).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            log.warning("%s cannot be written (%s): `tmca site view` will not show round %d.", self.folder / SCORES, error, round)
 
     def _rounds(self) -> list[int]:
         found = (re.fullmatch(r"round-(\d+)\.safetensors", path.name) for path in self.folder.glob("round-*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -29,16 +30,13 @@ from tmca_core.messages import (
     PUBLIC_METRICS,
     SETTINGS,
     WITHHELD,
-    ByReference,
     Hello,
     Spec,
     Update,
     check_update,
-    fill,
     part_of,
     spec_digest,
     spec_of,
-    to_tensor,
     train_metrics,
 )
 from tmca_core.seeds import torch_rng
@@ -46,6 +44,7 @@ from tmca_core.training.evaluation import evaluate, site_summary
 from tmca_core.training.loop import FitResult, fit
 from tmca_core.training.rules import LocalRule
 from tmca_core.training.state import TrainState
+from tmca_core.wire import PACKED, WHOLE, ByReference, fill, pack, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,11 @@ class TensorArray(ByReference, Array):  # type: ignore[override]
     """A Flower Array that holds a tensor; Flower's object store knows it by the name of its base."""
 
     __qualname__ = "Array"
+
+
+def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors in one piece, as they leave a hospital."""
+    return ArrayRecord({WHOLE: Array("uint8", (len(blob := pack(tensors)),), PACKED, blob)})
 
 
 def place_of(content: RecordDict) -> int:
@@ -198,7 +202,7 @@ def train(site: Site, content: RecordDict) -> RecordDict:
         groups |= {"kept": told.kept, "settled": settled, "settled-residual": spare, "turn": {"round": torch.tensor(round)}}
     if keep or any(groups.values()):
         memory.save(round, result.state if keep else None, groups)
-    arrays = fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
+    arrays = packed(tensors) if site.durable else fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
     metrics = {"loss": result.loss, "steps": result.steps, "cases": result.cases_seen, "seconds": result.seconds + beside}
     asked = {name: metrics[name] for name in train_metrics(config.privacy.enabled)}
     leaving = site.door.trained(asked, PUBLIC_METRICS, len(site.data.train))
@@ -245,6 +249,8 @@ def assess(site: Site, content: RecordDict) -> RecordDict:
         seed=config.seed,
     )
     summary = site_summary(scores, bootstrap=config.evaluation.bootstrap if full else config.evaluation.bootstrap_rounds, seed=config.seed)
+    if site.durable and math.isfinite(summary.get("dice_image", math.nan)):
+        Memory.of(site.state, site.name, run).note_scores(round, split, summary["dice_image"], int(summary["cases"]))
     told = site.door.evaluated(summary)
     site.door.note_figures(list(told), run=run, round=round, purpose=split)
     return _assessed(told, split, withheld=told is not summary)
@@ -315,7 +321,7 @@ def _receive(site: Site, content: RecordDict, spec: Spec) -> dict[str, Tensor]:
     if arrays is None:
         raise FederationError(f"the server's message holds no '{ARRAYS}'.")
     try:
-        received = {name: to_tensor(name, array) for name, array in arrays.items()}
+        received = tensors_of(arrays)
         # In one process all sites of a phase get the very same record: it is looked at once.
         if not any(arrays is record for record in site.workspace.fitting):
             check_update(Update(received, 1, {}, 0), spec, 0)

@@ -17,10 +17,11 @@ from client.door import OPEN, Door, policy_of
 from client.lending import Lending
 from client.memory import accepted_run
 from client.node import simulated
+from client.standing import hold_to_standing
 from tmca_core.cases.sites import SiteData, load_site, load_sites, site_names
 from tmca_core.config import Config
+from tmca_core.digests import source_digest
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal
-from tmca_core.messages import source_digest
 from tmca_core.networks import Network, build_network, frozen_digest, roles, shared_state
 from tmca_core.networks.start import needs_start, take_up_start
 from tmca_core.privacy.planning import training_patients
@@ -102,6 +103,12 @@ def open_workspace(config: Config) -> Workspace:
     return Workspace(config, network, pipeline, device, shared_state(network), personal, initial, frozen_digest(network))
 
 
+def leave_workspace() -> None:
+    """Forget network and data: the next message reads everything anew."""
+    open_workspace.cache_clear()
+    _site_count.cache_clear()
+
+
 def _network(config: Config) -> Network:
     """The network as a site needs it: `network.start` is read where the site keeps tensors that do not travel, all others it is sent.
 
@@ -160,6 +167,16 @@ def enter(config: Config, node: Mapping[str, Any], place: int, run: str | None) 
         site = open_site(config, node, place)
         door.admit(config, site.data.train.patients, code_digest(), None)  # who has no case that can be read does not count
     return replace(site, door=door)
+
+
+def hold_to_hospital(config: Config, node: Mapping[str, Any], run: str) -> None:
+    """Answer nothing that a hospital has paused or left (`client.standing`).
+
+    Raises:
+        SiteAway: it has.
+    """
+    if not simulated(node):  # where it remembers things is its own decision, not the run's
+        hold_to_standing(_state_folder(config.with_values({"data.cache_dir": str(node.get("cache", ""))}), node), run)
 
 
 def _hold_own_reports(config: Config, node: Mapping[str, Any], door: Door) -> None:

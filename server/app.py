@@ -32,7 +32,9 @@ def make_app(config: Config | None = None, out: Path | None = None, on_event: On
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         from tmca_core.config import parse
+        from tmca_core.logs import listen_under_flower
 
+        listen_under_flower()
         settings = config if config is not None else parse(context.run_config)
         folder = out or Path(settings.simulation.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
         if on_event:
@@ -53,8 +55,9 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
         StorageError: `out` cannot be written.
     """
     from server.central import CentralFold, central_summary
+    from server.checking import check_data
     from server.rounds import Federation
-    from tmca_core.errors import PolicyRefusal
+    from tmca_core.errors import PolicyRefusal, TmcaError
     from tmca_core.networks.start import keep_start
     from tmca_core.run import Run
     from tmca_core.training.centralised import peak_rss_mb
@@ -63,18 +66,35 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     keep_start(run, config)
     engine, settle = _SIMULATED.get(type(grid).__name__, ("deployment", config.federation.wait))
     federation = Federation(grid, config, run, on_event, deployed=engine == "deployment")
+    checked: dict[str, Any] = {}  # only where it was asked for
     try:
-        federation.start(settle)
-        federation.train()
-    except PolicyRefusal:  # for whoever asks later which site refused, and by which rule
-        run.write_json("run.json", federation.progress.summary(config, engine, {}, peak_rss_mb()))
+        try:
+            federation.start(settle)
+            if config.federation.check != "false":
+                checked["data_check"] = check_data(federation, again=config.federation.check == "only")
+            if config.federation.check == "only":
+                before = run.read_json("run.json")  # of a run that has trained already, which stays as it is
+                summary = {**(before or federation.progress.summary(config, engine, {}, peak_rss_mb())), **checked}
+                run.write_json("run.json", summary)
+                federation.emit("ended", round=federation.round)
+                return summary
+            federation.train()
+        except PolicyRefusal:  # for whoever asks later which site refused, and by which rule
+            run.write_json("run.json", {**federation.progress.summary(config, engine, {}, peak_rss_mb()), **checked})
+            raise
+        federation.choose()
+        test = federation.evaluate("test")
+    except TmcaError as error:
+        federation.stopped(str(error))
         raise
-    federation.choose()
-    test = federation.evaluate("test")
-    summary = federation.progress.summary(config, engine, test, peak_rss_mb())
+    except KeyboardInterrupt:
+        federation.stopped("it was interrupted; the same command goes on from the last round that is kept.")
+        raise
+    summary = {**federation.progress.summary(config, engine, test, peak_rss_mb()), **checked}
     if isinstance(federation.fold, CentralFold):
         summary["central"] = central_summary(config, run, federation.fold.clip)
     run.write_json("run.json", summary)
+    federation.emit("ended", round=federation.round)
     return summary
 
 

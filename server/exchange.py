@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from tmca_core.errors import FederationError
-from tmca_core.messages import ARRAYS, REFUSED, SETTINGS, ByReference, fill, payload_bytes
+from tmca_core.messages import ARRAYS, REFUSED, SETTINGS
+from tmca_core.wire import PACKED, WHOLE, ByReference, fill, pack, payload_bytes
 
 # Replies asked for at once: what is in memory together does not grow with the number of sites.
 GROUP = 4
@@ -65,8 +66,10 @@ class Unawaited:
                     self.note(site, round, kind, time.monotonic() - since)
 
 
-def pack(weights: Mapping[str, Tensor]) -> ArrayRecord:
-    """Weights as a record, by reference; the same record may go into every message of a phase."""
+def packed(weights: Mapping[str, Tensor], deployed: bool = False) -> ArrayRecord:
+    """Weights as a record, which may go into every message of a phase: by reference, or of a deployment in one piece."""
+    if deployed:
+        return ArrayRecord({WHOLE: Array("uint8", (len(blob := pack(weights)),), PACKED, blob)})
     record: ArrayRecord = fill(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in weights.items()})
     return record
 

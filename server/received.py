@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from torch import Tensor
 
-from tmca_core.messages import to_bytes
 from tmca_core.run import Run, sync_folder, write_atomically
+from tmca_core.wire import to_bytes
 
 log = logging.getLogger(__name__)
 

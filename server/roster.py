@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from server.exchange import exchange, request
 from tmca_core.config import Config
-from tmca_core.errors import FederationError, PolicyRefusal
+from tmca_core.errors import LEFT, PAUSED, FederationError, PolicyRefusal
 from tmca_core.messages import PLACE, PLACES, QUERY, SETTINGS, Hello, part_of
 from tmca_core.privacy.central import drawn_secretly
 from tmca_core.privacy.randomness import SecureStream
@@ -27,6 +27,9 @@ MOST_PLACES = 100_000
 # Seconds that a deployed node has for its hello before it is asked again; where there are enough sites without it, that is after as long
 # a pause, which doubles every time, so that a node that hangs costs little.
 HELLO_SECONDS = 60.0
+# Seconds until a deployed node whose site refuses is asked whether its hospital still does; they double up to the second figure, where
+# there are enough sites without it.
+REFUSED_SECONDS, LONGEST_REFUSED = 15.0, 240.0
 
 OnRefusal = Callable[[str, str, str], None]
 
@@ -51,6 +54,8 @@ class Roster:
         nodes: site → (node id, which of the sites that this node serves).
         known: names of all sites that have ever said hello in this run.
         refusing: sites whose policy refuses the run, and why.
+        changed: told whenever nodes were looked after.
+        run: the run's name for the sites; "": it has none yet.
     """
 
     identity: Identity
@@ -61,8 +66,12 @@ class Roster:
     nodes: dict[str, tuple[int, int]] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     refusing: dict[str, str] = field(default_factory=dict)
+    changed: Callable[[], None] = lambda: None
+    run: str = ""
     _asked: set[int] = field(default_factory=set)
     _silent: dict[int, tuple[float, float]] = field(default_factory=dict)  # node → (the moment to ask it again, the pause before that)
+    _refused: dict[int, tuple[float, float, str]] = field(default_factory=dict)  # the same, of a site that refuses, and its name
+    _aside: dict[str, str] = field(default_factory=dict)
 
     def gather(self, grid: Grid, settle: float) -> None:
         """Wait until `min_sites` sites can be trained on; at first also until every node that is there has answered or had its time.
@@ -113,9 +122,18 @@ class Roster:
         for site in [site for site, (node, _) in self.nodes.items() if node not in present]:
             log.warning("site '%s' has left.", site)
             del self.nodes[site], self.hellos[site]
+        for site, reason in self._aside.items():
+            if place := self.nodes.pop(site, None):
+                del self.hellos[site]
+                self.refusing[site] = reason
+                self._refused[place[0]] = time.monotonic() + REFUSED_SECONDS, REFUSED_SECONDS, site
+        self._aside.clear()
         self._asked &= present  # a SuperNode that is started again may have the same id
         self._silent = {node: pause for node, pause in self._silent.items() if node in present}
-        due = {node for node, (moment, _) in self._silent.items() if needed or moment <= time.monotonic()}
+        self._refused = {node: pause for node, pause in self._refused.items() if node in present}
+        now = time.monotonic()
+        due = {node for node, (moment, _) in self._silent.items() if needed or moment <= now}
+        due |= {node for node, (at, pause, _) in self._refused.items() if now >= (at - pause + REFUSED_SECONDS if needed else at)}
         new = sorted(present - self._asked | due)
         self._asked |= present
         problems: dict[str, str] = {}
@@ -123,15 +141,21 @@ class Roster:
         while asking:
             asking = self._ask(grid, asking, seconds, problems)
         self.known |= self.hellos.keys()
+        self.changed()
         return problems
+
+    def stand_aside(self, site: str, reason: str) -> None:
+        """Of a site whose hospital has paused it or left: from the next gathering on it is no longer asked for its turn, but said hello to
+        now and then, so that it may come back.
+        """
+        if self.deployed and any(word in reason for word in (PAUSED, LEFT)):
+            self._aside[site] = reason
 
     def _ask(self, grid: Grid, asking: list[tuple[int, int]], seconds: float, problems: dict[str, str]) -> list[tuple[int, int]]:
         """Say hello to (node, place) pairs and note who answers; returns the further places of nodes that serve several sites."""
         addresses = {f"node {node}" + (f", site {place}" if place else ""): (node, place) for node, place in asking}
-        messages = {
-            name: request(QUERY, node, None, {"config": self.identity.config, PLACE: place}, "0")
-            for name, (node, place) in addresses.items()
-        }
+        said = {"config": self.identity.config, **({"run": self.run} if self.run else {})}
+        messages = {name: request(QUERY, node, None, {**said, PLACE: place}, "0") for name, (node, place) in addresses.items()}
         further: list[tuple[int, int]] = []
         for answer in exchange(grid, messages, poll=self.config.federation.poll, seconds=seconds):
             node, place = addresses[answer.site]
@@ -151,25 +175,37 @@ class Roster:
                         reason, kind = f"the site refuses: {hello.refusal}", "refusal"
                     reason = reason or self._mismatch(hello)
                     if not reason:
-                        self.refusing.pop(name, None)  # its hospital has changed its mind, and started it again
+                        self.refusing.pop(name, None)  # its hospital has changed its mind
                         self.hellos[hello.site], self.nodes[hello.site] = hello, (node, place)
                 except FederationError as error:
                     reason = reason or str(error)
                 if not place and isinstance(places, int) and not self.deployed:
                     further += [(node, other) for other in range(1, min(places, MOST_PLACES))]
-            if kind == "refusal":
-                self.refusing[name] = reason
-            said = node in self._silent
+            same = self._still_refuses(node, name, reason, kind)
+            silent = node in self._silent
             if answer.kind == "late":
-                pause = 2 * self._silent[node][1] if said else HELLO_SECONDS
+                pause = 2 * self._silent[node][1] if silent else HELLO_SECONDS
                 self._silent[node] = time.monotonic() + pause, pause
             else:
                 self._silent.pop(node, None)
             if reason:
                 problems[name] = reason
-                if not (said and answer.kind == "late"):
+                if not same and not (silent and answer.kind == "late"):
                     self.refused(name, reason, kind)
         return further
+
+    def _still_refuses(self, node: int, name: str, reason: str, kind: str) -> bool:
+        """Note what a node's answer says of its site's refusal, and when to ask again; whether it says what was known."""
+        _, pause, called = self._refused.pop(node, (0.0, 0.0, ""))
+        same = bool(called) and kind == "refusal" and self.refusing.get(called) == reason
+        if called and (not reason or kind == "refusal"):
+            self.refusing.pop(called, None)
+        if kind == "refusal":
+            self.refusing[name] = reason
+        if self.deployed and reason and (kind == "refusal" or called):
+            pause = min(2 * pause, LONGEST_REFUSED) if same else REFUSED_SECONDS
+            self._refused[node] = time.monotonic() + pause, pause, name if kind == "refusal" else called
+        return same
 
     def trainers(self) -> list[str]:
         """Names of sites with something to train on, sorted."""

@@ -6,11 +6,13 @@ so a round done twice, before and after a crash, gives the same weights; in metr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from server.best import best_round, stalled
 from server.central import CentralFold, announce, refuse_uncentral
 from server.contribution import Before, contributions
-from server.exchange import Answer, Unawaited, exchange, pack, request
+from server.exchange import Answer, Unawaited, exchange, packed, request
 from server.fairness import fairness, interval, mean_dice, site_dice
 from server.folding import Folding
 from server.progress import Progress
@@ -31,11 +33,13 @@ from server.roster import Identity, Roster
 from server.secure import refuse_insecure, secure_round
 from server.summaries import read_summary
 from server.turns import Turns, train_round
+from server.witness import Witness
 from tmca_core.algorithms import ALGORITHMS
 from tmca_core.compression import COMPRESSIONS
 from tmca_core.config import Config
-from tmca_core.errors import ConfigError, FederationError
-from tmca_core.messages import EVALUATE, PLACE, source_digest, spec_digest, spec_of
+from tmca_core.digests import source_digest
+from tmca_core.errors import ConfigError, FederationError, StorageError
+from tmca_core.messages import EVALUATE, PLACE, TRAIN, spec_digest, spec_of
 from tmca_core.networks import build_network, frozen_digest, roles, shared_state
 from tmca_core.run import Checkpoint, Run
 from tmca_core.training.scores import SiteSummary
@@ -77,11 +81,14 @@ class Federation:
         code = source_digest(Path(__file__).parents[1])
         identity = Identity(config.digest(), spec_digest(self.spec), frozen_digest(self.network), code)
         self.roster = Roster(identity, config, lambda site, reason, kind: self.fault("hello", site, reason, kind), deployed)
+        self.roster.changed = self._tell_roster
+        self.witness: Witness | None = None
         self.unawaited = Unawaited(self._came_late)
         self.progress = Progress.new()
         self.round = 0
         self._settle = 0.0
         self._said = False
+        self._told: dict[str, Any] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
@@ -99,6 +106,10 @@ class Federation:
         self._settle = settle
         if last := self.run.last_checkpoint():
             self._restore(last)
+        self.roster.run = self.progress.run
+        if self.roster.deployed:
+            identity = self.roster.identity
+            self.witness = Witness(self.run, self.progress.run, identity.config, identity.code, self.round)
         clear(self.run, self.round, beyond=self.round + 1 if last else 0)
         self._gather()
         if self.config.central.enabled:
@@ -168,10 +179,12 @@ class Federation:
 
     def assess(self, weights: Mapping[str, Tensor], split: str, event: str = "") -> dict[str, SiteSummary]:
         """The sites' aggregates of any weights, each announced as an `event` where one is named."""
-        arrays, targets = pack(weights), len(self.config.data.target_names)
+        arrays, targets = packed(weights, self.roster.deployed), len(self.config.data.target_names)
         fields: dict[str, str | int] = {"round": self.round, "split": split, "run": self.progress.run}
         holders = self.roster.holders(split)
         requests = {site: self.request(EVALUATE, site, arrays, fields, f"{self.round}-{split}") for site in holders}
+        if event:
+            self.emit("asked", round=self.round, phase=split, sites=holders)
         found: dict[str, SiteSummary] = {}
         for answer in self.ask(requests):
             summary: SiteSummary = {}
@@ -196,7 +209,9 @@ class Federation:
     def ask(self, requests: Mapping[str, Message], enough: Callable[[], bool] = lambda: False) -> Iterator[Answer]:
         """Send a request to each site and yield the answers as they come (`exchange`)."""
         settings = self.config.federation
-        return exchange(
+        if any(message.metadata.message_type == TRAIN for message in requests.values()):
+            self.emit("asked", round=self.round, phase="train", sites=sorted(requests))
+        answers = exchange(
             self.grid,
             requests,
             poll=settings.poll,
@@ -205,6 +220,12 @@ class Federation:
             round=self.round,
             enough=enough,
         )
+        return map(self._heed, self.witness.watch(requests, self.round, answers) if self.witness else answers)
+
+    def _heed(self, answer: Answer) -> Answer:
+        if answer.kind == "refusal":
+            self.roster.stand_aside(answer.site, answer.failure)
+        return answer
 
     # --- one round ------------------------------------------------------------------------------
     def _gather(self) -> None:
@@ -213,6 +234,14 @@ class Federation:
         if (missing := self.roster.missing()) and missing != before:
             self.note(f"round {self.round}: going on without {', '.join(missing)}, which took part before.")
         self.progress.describe(self.roster.hellos.values())
+
+    def _tell_roster(self) -> None:
+        """Say who is there, who is missing and who refuses, where that has changed."""
+        roster = self.roster
+        told = {"present": sorted(roster.hellos), "missing": roster.missing(), "refusing": dict(sorted(roster.refusing.items()))}
+        if told != self._told:
+            self._told = told
+            self.emit("sites", round=self.round, **told)
 
     def _finish_round(self, turns: Turns, found: Mapping[str, SiteSummary], seconds: float) -> None:
         """The round's record and its checkpoint."""
@@ -252,7 +281,8 @@ class Federation:
     def _came_late(self, site: str, round: int, kind: str, seconds: float) -> None:
         if kind == "late":
             self.progress.late.setdefault(site, []).append(seconds)
-            log.warning("round %d: the answer of site '%s' came %.1f s too late and is discarded.", round, site, seconds)
+            said = "round %d: the answer of site '%s' came %.1f s too late and is discarded."
+            log.warning(said, round, site, seconds, extra=self._about(site))
         self.emit("discarded", round=round, site=site, kind=kind, seconds=seconds)
 
     def _refuse_what_cannot_be(self) -> None:
@@ -280,19 +310,27 @@ class Federation:
     # --- records --------------------------------------------------------------------------------
     def emit(self, event: str, **values: Any) -> None:
         """Log an event, and hand it to the live table."""
-        fields = {"arm": ARM, **values}
+        fields = {"arm": ARM, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}
         self.run.log(event, **fields)
         if self.on_event:
             self.on_event({"event": event, **fields})
 
     def note(self, text: str) -> None:
         """Say something that is no fault of a site."""
-        log.warning(text)
+        log.warning(text, extra=self._about())
         self.emit("note", round=self.round, text=text)
+
+    def _about(self, site: str = "") -> dict[str, Any]:
+        return {"run": self.progress.run, "round": self.round, **({"site": site} if site else {})}
+
+    def stopped(self, reason: str) -> None:
+        """Leave word why the run ends before its time; that it cannot be left is not what stopped it."""
+        with contextlib.suppress(StorageError):
+            self.emit("stopped", round=self.round, reason=reason)
 
     def fault(self, phase: str, site: str, reason: str, kind: str) -> None:
         """Name a site that lost its turn or whose answer was refused: in the log, in metrics.jsonl and in run.json."""
-        log.warning("round %d, %s: site '%s' (%s): %s", self.round, phase, site, kind, reason)
+        log.warning("round %d, %s: site '%s' (%s): %s", self.round, phase, site, kind, reason, extra=self._about(site))
         fault = {"round": self.round, "site": site, "phase": phase, "reason": reason, "kind": kind}
         self.progress.faults.append(fault)
         self.emit("fault", **fault)
@@ -317,6 +355,8 @@ class Federation:
             state |= self.average
         aside |= {f"fold/{name}": tensor for name, tensor in self.fold.state().items()}
         self.progress.tick()
+        if self.witness:
+            self.witness.model(self.round, self.weights)
         full = sum(tensor.nbytes for tensor in state.values())
         self.progress.full_state = full
         keep = 0 if full * self.config.federation.rounds <= KEEP_ALL_BYTES else 3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
-from server.exchange import Answer, carried_bytes, pack
+from server.exchange import Answer, carried_bytes, packed
 from server.turns import Turns, check_announced, hold_to_finite, lose, note_turn, read_reply
 from tmca_core.compression.interface import FLOAT, Layout
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal, TmcaError, UpdateRejected
@@ -212,7 +212,10 @@ def _train(session: Session, book: Book, parcels: Mapping[str, Mapping[str, byte
     federation, turns = session.federation, session.turns
     settings = federation.config.federation
     sent = {**federation.weights, **federation.fold.broadcast()}
-    arrays, counted = pack(sent), {site: record["round"] for record in federation.progress.history for site in record["completed"]}
+    arrays, counted = (
+        packed(sent, federation.roster.deployed),
+        {site: record["round"] for record in federation.progress.history for site in record["completed"]},
+    )
     requests = {}
     for site in parcels:
         if site in federation.roster.nodes:

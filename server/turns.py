@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from server.exchange import Answer, carried_bytes, pack
+from server.exchange import Answer, carried_bytes, packed
 from server.private import local_steps
 from server.received import Received, Reply, start_digest
 from server.screening import FEWEST, mean_rate, screen, size_of
@@ -25,9 +25,9 @@ from tmca_core.messages import (
     check_update,
     finite,
     part_of,
-    to_tensor,
     unpack_update,
 )
+from tmca_core.wire import tensors_of
 
 if TYPE_CHECKING:
     from server.rounds import Federation
@@ -74,7 +74,7 @@ def train_round(federation: Federation, received: Received | None) -> Turns:
     sent = {**federation.weights, **federation.fold.broadcast()}
     cohort = _pinned(federation, received, drawn, start_digest(sent)) if received else drawn
     wanted = min(settings.cohort or len(cohort), len(cohort))
-    arrays = pack(sent)
+    arrays = packed(sent, roster.deployed)
     fields: dict[str, str | int] = {"round": federation.round, "run": federation.progress.run}
     counted = {site: record["round"] for record in federation.progress.history for site in record["completed"]}
     requests = {
@@ -155,7 +155,7 @@ def read_reply(federation: Federation, answer: Answer, content: RecordDict) -> R
     hello = federation.roster.hellos[answer.site]
     return Reply(
         site=answer.site,
-        tensors={name: to_tensor(name, array) for name, array in arrays.items()},
+        tensors=tensors_of(arrays),
         settings={key: value for key, value in settings.items() if key in ("round", "weight", WITHHELD)},
         metrics={key: value for key, value in metrics.items() if key in TRAIN_METRICS},
         bytes=carried_bytes(content),

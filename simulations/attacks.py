@@ -13,8 +13,9 @@ from torch import Tensor
 from client.site import TensorArray
 from tmca_core.cases.case import CaseTensors
 from tmca_core.cases.sites import SiteData
-from tmca_core.messages import ARRAYS, part_of, to_tensor
+from tmca_core.messages import ARRAYS, part_of
 from tmca_core.text.sides import swap_sides
+from tmca_core.wire import tensors_of
 
 HUGE = 1e6
 
@@ -126,7 +127,7 @@ def fails(content: RecordDict, turn: Turn) -> RecordDict:
 
 
 def _tensors(content: RecordDict) -> dict[str, Tensor]:
-    return {name: to_tensor(name, array) for name, array in (part_of(content, ARRAYS, ArrayRecord) or ArrayRecord()).items()}
+    return tensors_of(part_of(content, ARRAYS, ArrayRecord) or ArrayRecord())
 
 
 ON_ANSWER: dict[str, Attack] = {

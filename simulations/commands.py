@@ -58,6 +58,13 @@ def _run(config: Any, out: Path | None, kind: str, as_json: bool) -> None:
     folder = run_folder(out or config.simulation.out, kind)
     with RoundTable(config.federation.rounds, quiet=as_json) as table:
         summary = run_experiment(config, folder, table)
+    if config.federation.check == "only":
+        from server.checking import table_of
+
+        checked = summary["data_check"]
+        told = [table_of(checked), *(checked["warnings"] or ["nothing that looks wrong"])]
+        emit(as_json, summary, "\n".join([*told, f"nothing was trained; the same --out without federation.check trains in {folder}"]))
+        return
     lines = [headline(summary)]
     if "local_mean" in summary["baselines"] and summary["final"]["dice_image"] is not None:
         dice, others = summary["final"]["dice_image"], summary["baselines"]

@@ -48,6 +48,8 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
         note(f"skipped row {skip.row}, column '{skip.column}': {skip.reason}")
     if len(sites) == 1:
         note(f"there is one site, '{next(iter(sites))}': give the manifest a site column, or deal its patients out with partition.by=iid")
+    if config.federation.check == "only":
+        return simulate(config, folder, on_event)
     baselines = Baselines(config, folder, sites) if config.simulation.baselines and len(sites) > 1 else None
     try:
         began = time.perf_counter()

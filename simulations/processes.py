@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from tmca_core.errors import ConfigError, FederationError
@@ -26,6 +28,33 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def alive(folder: Path) -> dict[str, int]:
+    """Name → process of those that `Processes` started below a folder and that still run, whoever started them."""
+    found = {}
+    for path in sorted(folder.glob("*/pid")):
+        with path.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found[path.parent.name] = int(lock.read())
+    return found
+
+
+def end_all(folder: Path, seconds: float = 20) -> list[str]:
+    """End the processes below a folder with their children, at last by force; returns their names."""
+    ended = list(alive(folder))
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        for process in alive(folder).values():
+            try:
+                os.killpg(process, how)
+            except ProcessLookupError:
+                continue
+        end = time.monotonic() + seconds
+        while alive(folder) and time.monotonic() < end:
+            time.sleep(0.1)
+    return ended
 
 
 class Processes:
@@ -44,15 +73,19 @@ class Processes:
         }
 
     def start(self, name: str, *command: str) -> None:
-        """Start one of Flower's programs as another machine would: with a working folder and a Flower home of its own."""
+        """Start one of Flower's programs as another machine would: with a working folder and a Flower home of its own.
+
+        It holds a lock on its file `pid` for as long as it lives, by which `end_all` knows it again.
+        """
         cwd = self.folder / name
-        cwd.mkdir()
+        cwd.mkdir(parents=True, exist_ok=True)
         environment = {**self.environment, "FLWR_HOME": str(cwd / "flower")}
         arguments = [str(BIN / command[0]), *command[1:]]
-        with (cwd / "log").open("wb") as log:
-            self.running[name] = subprocess.Popen(
-                arguments, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        with (cwd / "log").open("ab") as log, (cwd / "pid").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kept: dict[str, Any] = {"pass_fds": (lock.fileno(),), "start_new_session": True}
+            self.running[name] = subprocess.Popen(arguments, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT, **kept)
+            lock.write(str(self.running[name].pid))
 
     def logs(self) -> str:
         """The end of every log."""
@@ -90,22 +123,27 @@ class Processes:
                     raise FederationError(f"the SuperLink does not answer.\n{self.logs()}") from None
                 time.sleep(0.2)
 
-    def supernode(self, name: str, port: int, node: Mapping[str, object]) -> None:
-        """Start a hospital's SuperNode with its --node-config."""
+    def supernode(self, name: str, port: int, node: Mapping[str, object], home: Path | None = None) -> None:
+        """Start a hospital's SuperNode with its --node-config; with the site's `home` a worker of its own, which stays between messages."""
         config = " ".join(f'{key}="{value}"' for key, value in node.items())
-        own = ("--port", str(free_port()), "--node-config", config)
-        self.start(name, "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", *own)
+        runtime = free_port()
+        own = ("--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(runtime), "--node-config", config)
+        if not home:
+            self.start(name, "flower-supernode", *own)
+            return
+        self.start(name, "tmca", "deploy", "node", "--", *own, "--isolation", "process")
+        self.start(f"{name}-worker", "tmca", "deploy", "work", "--home", str(home), "--runtime-api", f"127.0.0.1:{runtime}")
 
     def submit(self, port: int, values: Mapping[str, object], seconds: float = 900) -> tuple[int, str]:
         """Submit the app with a run-config and wait for its end, at most so many seconds: exit code, and everything that was said."""
         flat = {key: str(value).lower() if isinstance(value, bool) else value for key, value in values.items()}
         config = " ".join(f'{key}="{value}"' if isinstance(values[key], str) else f"{key}={value}" for key, value in flat.items())
         command = [str(BIN / "flwr"), "run", ".", "here", "--stream", "--run-config", config]
-        where = {"cwd": self._app(), "env": {**self.environment, "FLWR_HOME": str(self._home(port))}}
+        where = {"cwd": self.app(), "env": {**self.environment, "FLWR_HOME": str(self._home(port))}}
         done = subprocess.run(command, **where, capture_output=True, text=True, timeout=seconds, check=False)  # type: ignore[call-overload]
         return done.returncode, done.stdout + done.stderr + self.logs()
 
-    def _app(self) -> Path:
+    def app(self) -> Path:
         """A copy of the app as it is submitted."""
         app = self.folder / "app"
         if not app.exists():

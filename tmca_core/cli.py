@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,29 @@ import click
 
 from tmca_core import __version__
 from tmca_core.errors import TmcaError
+from tmca_core.logs import formatter
 
-GROUP = "tmca.commands"
+ORDER = ("demo", "simulate", "sweep", "train", "evaluate", "predict", "data", "report", "bench", "doctor")
 
 
 class LazyCommands(click.Group):
-    """Subcommands from the `tmca.commands` entry points; help lines are read from the source without importing it."""
+    """Subcommands from a group of entry points; help lines are read from the source without importing it.
+
+    Args:
+        points: the group's name.
+        order: names in the order users meet them; others follow.
+    """
+
+    def __init__(self, *args: Any, points: str, order: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.points, self.order = points, order
 
     def _points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=GROUP)}
+        return {point.name: point for point in entry_points(group=self.points)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order users meet them, later additions at the end."""
-        order = ["demo", "simulate", "sweep", "train", "evaluate", "predict", "data", "report", "bench", "doctor"]
+        order = self.order
         return sorted(self._points(), key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -40,6 +50,8 @@ class LazyCommands(click.Group):
         import typer
 
         target = point.load()
+        if isinstance(target, click.Command):
+            return target
         if not isinstance(target, typer.Typer):
             single = typer.Typer(add_completion=False)
             single.command(cmd_name)(target)
@@ -66,7 +78,7 @@ def _first_line(point: EntryPoint) -> str:
     return text.splitlines()[0] if text else ""
 
 
-@click.command(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyCommands, points="tmca.commands", order=ORDER, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tmca")
 def root() -> None:
     """Federated learning for text-guided medical image segmentation.
@@ -85,9 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    _listen(debug)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as tidily as an interrupted one
     try:
+        _listen(debug)
         code = root.main(arguments, prog_name="tmca", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except TmcaError as error:
@@ -119,9 +131,9 @@ class _ToStderr(logging.StreamHandler[Any]):
 
 
 def _listen(debug: bool) -> None:
-    """What our rooms say goes to stderr; of other packages only warnings."""
+    """What our rooms say goes to stderr, as text or as `TMCA_LOG` has it; of other packages only warnings."""
     handler = _ToStderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for room in ("tmca_core", "client", "simulations"):
         logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)

@@ -31,6 +31,7 @@ from tmca_core.settings import TrainingSettings as TrainingSettings
 
 _WITHOUT_INFLUENCE = (
     "data.cache_dir", "data.manifest", "federation.wait", "federation.poll", "federation.spill", "federation.keep_replies",
+    "federation.check",
 )  # fmt: skip
 """Beside `simulation.…`: with other values a run may go on in its folder. `federation.deadline` is none, it decides who is late."""
 
@@ -73,13 +74,17 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """The whole schema as a commented TOML document."""
-        lines = [_toml_field("seed", self.seed, type(self).model_fields["seed"].description)]
-        for name in type(self).model_fields:
-            section = getattr(self, name)
-            if isinstance(section, Section):
-                lines.append(f"\n[{name}]  # {(type(section).__doc__ or '').splitlines()[0]}")
-                lines += [_toml_field(k, getattr(section, k), f.description) for k, f in type(section).model_fields.items()]
-        return "\n".join(lines) + "\n"
+        return commented(self)
+
+
+def commented(settings: Section) -> str:
+    """Settings in sections as a TOML document, each with its description."""
+    sections = {name: value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Section)}
+    lines = [_toml_field(k, getattr(settings, k), f.description) for k, f in type(settings).model_fields.items() if k not in sections]
+    for name, section in sections.items():
+        lines.append(f"\n[{name}]  # {(type(section).__doc__ or '').splitlines()[0]}")
+        lines += [_toml_field(k, getattr(section, k), f.description) for k, f in type(section).model_fields.items()]
+    return "\n".join(lines) + "\n"
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -136,5 +141,5 @@ def _absolute(flat: Mapping[str, Any], base: Path) -> dict[str, Any]:
     }
 
 
-def _toml_field(key: str, value: Scalar, description: str | None) -> str:
+def _toml_field(key: str, value: Scalar | tuple[str, ...], description: str | None) -> str:
     return f"{key} = {json.dumps(value)}" + (f"  # {description}" if description else "")

@@ -87,6 +87,14 @@ class PolicyRefusal(TmcaError):
         self.public = public
 
 
+PAUSED, LEFT = "paused by the hospital", "left by the hospital"
+"""How a refusal says that the site's people want it so."""
+
+
+class SiteAway(PolicyRefusal):
+    """The hospital has paused its part in the federation, or left the run; no rule was broken, and it may come back."""
+
+
 class PrivacyError(PolicyRefusal):
     """A guarantee would not hold: what was measured does not keep the bound that the accounting rests on."""
 

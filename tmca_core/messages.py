@@ -2,9 +2,10 @@
 
 | message | the server sends | the site answers |
 |---|---|---|
-| `query` | nothing | `Hello`: who it is, what it has, whether code, configuration and frozen weights are the server's |
+| `query` | `run` | `Hello`: who it is, what it has, whether code, configuration and frozen weights are the server's |
 | `train` | shared tensors, extras; `round`, `run`, `counted` | the shared tensors' changes, extras; `round`, `weight`; `TRAIN_METRICS` |
 | `evaluate` | shared tensors; `round`, `split` | a site's aggregates (`tmca_core.training.scores.site_summary`), `split` |
+| `query.check` | `run`; if `federation.check` is on | figures of its data (`tmca_core.cases.figures`); `kept`: names of those that stay |
 
 Extras are what the algorithm sends beside the weights (SCAFFOLD's variates; names begin with "extra/"), mostly nothing.
 `counted` is the last round that this site's update went into (0: none): what the site kept in a later turn the server knows nothing of.
@@ -18,22 +19,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tmca_core.errors import FederationError, UpdateRejected
+from tmca_core.wire import dtype_name
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
 SECURE = "query.secure"
 """A stage of secure aggregation (`tmca_core.secure.session`); under it the answer to `train` holds one tensor, `MASKED`."""
 MASKED = "masked"
+CHECK, KEPT = "query.check", "kept"
 ARRAYS, METRICS, SETTINGS = "arrays", "metrics", "settings"
 # A node may serve several sites: how many, and which of them a message is for.
 PLACES, PLACE = "places", "place"
@@ -43,66 +43,9 @@ PUBLIC_METRICS = ("steps",)
 WITHHELD = "withheld"
 REFUSED = 103
 """Code of an error reply: the site's policy refuses. Flower's own codes end at 8."""
-RAW = "tmca.raw"
 
 _Record = TypeVar("_Record")
 Spec = dict[str, tuple[tuple[int, ...], str]]
-
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_INTEGERS = (torch.int64, torch.int32, torch.int8, torch.uint8)
-_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in (*_FLOATS, *_INTEGERS)}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-
-
-# --- tensors on the wire ----------------------------------------------------------------------------
-class SerialisedArray(Protocol):
-    """A Flower `Array`, as far as decoding needs it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    stype: str
-
-    @property
-    def data(self) -> bytes: ...  # noqa: D102
-
-
-class ByReference:
-    """Mixin for Flower's `Array`: holds a tensor, and makes bytes of it only where a process boundary is crossed.
-
-    In one process the receiver takes `.tensor` as it is; whoever reads `.data` (protobuf, chunking) or pickles the object
-    gets raw little-endian bytes without any header. The tensor must not change before the message has been delivered.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.__dict__["tensor"] = tensor
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's, without "torch."."""
-        return _name(self.__dict__["tensor"])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's."""
-        return tuple(self.__dict__["tensor"].shape)
-
-    @property
-    def stype(self) -> str:
-        """Raw bytes."""
-        return RAW
-
-    @property
-    def data(self) -> bytes:
-        """Raw little-endian bytes, made anew at every access (what changes must not be cached)."""
-        return to_bytes(self.__dict__["tensor"])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled (by Ray, by deepcopy) as the plain Flower class: the other side needs nothing of ours to read it.
-        plain = next(cls for cls in type(self).__mro__[1:] if cls is not ByReference)
-        return plain, (self.dtype, self.shape, RAW, self.data)
-
-    def __repr__(self) -> str:
-        return f"Array({self.dtype}, {self.shape})"
 
 
 def part_of(content: Mapping[str, Any], key: str, kind: type[_Record]) -> _Record | None:
@@ -113,69 +56,6 @@ def part_of(content: Mapping[str, Any], key: str, kind: type[_Record]) -> _Recor
     """
     found = content.get(key)
     return found if isinstance(found, kind) else None
-
-
-def fill(record: Any, arrays: Mapping[str, ByReference]) -> Any:
-    """A new Flower record with many arrays in it, without its check of each, which takes longer than folding a small network."""
-    record.__dict__["_data"].update(arrays)
-    return record
-
-
-def to_bytes(tensor: Tensor) -> bytes:
-    """Raw little-endian bytes of a tensor of any dtype, C order."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    if sys.byteorder == "big":
-        flat = flat.reshape(-1, tensor.element_size()).flip(1).reshape(-1)
-    return flat.numpy().tobytes()
-
-
-def to_tensor(name: str, array: SerialisedArray) -> Tensor:
-    """The tensor of an array: by reference where it is in this process, else a read-only view of the received bytes.
-
-    Raises:
-        UpdateRejected: another serialisation, an unknown dtype, or bytes that do not fill the shape.
-    """
-    held = getattr(array, "tensor", None)
-    if isinstance(held, Tensor):
-        return held
-    if array.stype != RAW:
-        raise UpdateRejected(f"tensor '{name}' is serialised as '{array.stype}', expected '{RAW}'.")
-    if array.dtype not in _DTYPES:
-        raise UpdateRejected(f"tensor '{name}' is of dtype '{array.dtype}'; known: {', '.join(_DTYPES)}.")
-    dtype, shape, data = _DTYPES[array.dtype], tuple(array.shape), array.data
-    if any(side < 0 for side in shape) or len(data) != math.prod(shape) * dtype.itemsize:
-        raise UpdateRejected(f"tensor '{name}' has {len(data)} bytes, which is no {array.dtype} of shape {shape}.")
-    if not data:
-        try:
-            return torch.empty(shape, dtype=dtype)
-        except RuntimeError:  # the sides beside the one of 0 overflow
-            raise UpdateRejected(f"tensor '{name}' has the shape {shape}, which no tensor has.", "shape") from None
-    if sys.byteorder == "big":
-        return (
-            torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(-1, dtype.itemsize).flip(1).reshape(-1).view(dtype).reshape(shape)
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes to it
-        return torch.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def payload_bytes(arrays: Mapping[str, SerialisedArray], *values: Mapping[str, Any]) -> int:
-    """Bytes a message carries: every tensor's raw bytes and name, and names and values (8 bytes a number) of the rest."""
-    total = 0
-    for name, array in arrays.items():
-        total += len(name.encode())
-        held = getattr(array, "tensor", None)
-        if isinstance(held, Tensor):
-            total += held.nbytes
-        else:
-            total += math.prod(array.shape) * (_DTYPES[array.dtype].itemsize if array.dtype in _DTYPES else 1)
-    for record in values:
-        total += sum(len(key.encode()) + (len(value) if isinstance(value, (str, bytes)) else 8) for key, value in record.items())
-    return total
-
-
-def _name(tensor: Tensor) -> str:
-    return _NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
 
 
 # --- the hello --------------------------------------------------------------------------------------
@@ -238,26 +118,12 @@ class Hello:
 
 def spec_of(tensors: Mapping[str, Tensor]) -> Spec:
     """Name → (shape, dtype) of tensors as they travel."""
-    return {name: (tuple(tensor.shape), _name(tensor)) for name, tensor in tensors.items()}
+    return {name: (tuple(tensor.shape), dtype_name(tensor)) for name, tensor in tensors.items()}
 
 
 def spec_digest(spec: Spec) -> str:
     """sha256 over names, shapes and dtypes, in order."""
     return hashlib.sha256(repr(list(spec.items())).encode()).hexdigest()
-
-
-def source_digest(root: Path) -> str:
-    """sha256 over the files (Python, JSON) of `client` and `tmca_core` below `root`: what a site runs.
-
-    Flower's simulation workers may import an app from a directory other than the one that was submitted; the server
-    compares this digest with that of its own neighbours, so such a mix-up is an error and not a silent difference.
-    """
-    digest = hashlib.sha256()
-    for package in ("client", "tmca_core"):
-        for path in sorted(path for kind in ("*.py", "*.json") for path in (root / package).rglob(kind)):
-            digest.update(path.relative_to(root).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 # --- the update -------------------------------------------------------------------------------------
@@ -341,8 +207,8 @@ def check_update(update: Update, spec: Spec, round: int) -> float:
         shape, dtype = spec[name]
         if tensor.shape != shape:
             raise UpdateRejected(f"tensor '{name}' has shape {tuple(tensor.shape)}, expected {shape}.", "shape")
-        if _name(tensor) != dtype:
-            raise UpdateRejected(f"tensor '{name}' is {_name(tensor)}, expected {dtype}.", "dtype")
+        if dtype_name(tensor) != dtype:
+            raise UpdateRejected(f"tensor '{name}' is {dtype_name(tensor)}, expected {dtype}.", "dtype")
     squares = 0.0
     for (name, tensor), norm in zip(update.tensors.items(), norms_of(list(update.tensors.values())), strict=True):
         if not math.isfinite(norm) and not torch.isfinite(tensor).all():

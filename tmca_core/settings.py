@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -212,6 +212,9 @@ class FederationSettings(Section):
     """The round loop."""
 
     algorithm: str = Field("fedavg", description="How updates become a model, and what of it stays at a site: docs/algorithms.md.")
+    check: Literal["false", "true", "only"] = Field(
+        "false", description="Ask the sites for figures of their data before the first round (docs/data-in-out.md); only: and stop there."
+    )
     rounds: int = Field(15, ge=1, description="Rounds; the centralised baselines get the same number of passes.")
     cohort: int = Field(0, ge=0, description="Sites sampled a round; 0: all.")
     min_sites: int = Field(1, ge=1, description="Fewest good replies for a round to count.")
@@ -249,6 +252,11 @@ class FederationSettings(Section):
     secure_threshold: float = Field(2 / 3, ge=0.5, lt=1, description="Of secure: more than this share of sites must help to open a sum.")
     secure_range: float = Field(8.0, gt=0, allow_inf_nan=False, description="Of secure: largest change of a number that a site may send.")
     secure_bits: Literal[16, 32] = Field(32, description="Of secure: bits a number takes on its way; 16 rounds more, with error feedback.")
+
+    @field_validator("check", mode="before")
+    @classmethod
+    def _check_may_be_a_bool(cls, value: object) -> object:
+        return str(value).lower() if isinstance(value, bool) else value
 
 
 class PrivacySettings(Section):

@@ -1,8 +1,11 @@
-"""Every algorithm between real processes: does it run through SuperLink and SuperNodes, and end where the simulation ends?"""
+"""Every algorithm between real processes: does it run through SuperLink and SuperNodes, end where the simulation ends, and what does a
+round cost beside its training?
+"""
 
 from __future__ import annotations
 
 import logging
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.commands import approve
 from simulations.bench.interface import BENCHMARKS, Measurement
 from simulations.engine import simulate
 from simulations.processes import Processes
@@ -20,21 +24,25 @@ from tmca_core.config import parse
 from tmca_core.errors import FederationError
 from tmca_core.run import Run
 
-SITES, ROUNDS = 3, 2
+SITES, ROUNDS = 3, 3
 SMALL: dict[str, Any] = {
     "data.image_size": 32, "network.name": "guide", "network.width": 8, "network.heads": 1, "training.steps": 2, "training.batch_size": 4,
     "federation.rounds": ROUNDS, "federation.min_sites": SITES, "federation.wait": 180.0, "federation.byzantine": 0,
-    "evaluation.every": ROUNDS, "evaluation.bootstrap": 0, "evaluation.bootstrap_rounds": 0,
+    "evaluation.every": 1, "evaluation.bootstrap": 0, "evaluation.bootstrap_rounds": 0,
 }  # fmt: skip
 log = logging.getLogger(__name__)
 
 
 @BENCHMARKS.register("deployment")
-def deployment(algorithms: Annotated[str, typer.Option(help="Names, comma-separated; empty: all.")] = "") -> Measurement:
-    """One SuperLink and three SuperNodes as processes of their own; every algorithm is submitted with `flwr run` and trains two rounds.
+def deployment(
+    algorithms: Annotated[str, typer.Option(help="Names, comma-separated; empty: all.")] = "",
+    stock: Annotated[bool, typer.Option("--stock", help="Flower's own SuperNode and SuperExec in place of ours.")] = False,
+) -> Measurement:
+    """One SuperLink and three SuperNodes as processes of their own; every algorithm is submitted with `flwr run` and trains some rounds.
 
-    figures: seconds of each, submission to end, and the largest difference of any weight from the in-process simulation of the same
-    configuration and cases, which is 0 where both give the same numbers.
+    figures: seconds of each, submission to end; the largest difference of any weight from the in-process simulation of the same
+    configuration and cases, which is 0 where both give the same numbers; and by how many seconds a round after the first (training and
+    an evaluation) was longer than its longest site trained, median.
 
     Raises:
         FederationError: a run did not end well; with what was said.
@@ -52,16 +60,23 @@ def deployment(algorithms: Annotated[str, typer.Option(help="Names, comma-separa
             port = processes.superlink()
             for site in site_names(parse({"data.manifest": str(manifest)})):
                 own = {"state": folder / f"state-{site}", "cache": folder / f"cache-{site}"}
-                processes.supernode(site, port, {"manifest": manifest, "site": site, **own})
+                home = None if stock else folder / f"home-{site}"
+                if home:
+                    approve(str(processes.app()), home, note="of this benchmark")
+                processes.supernode(site, port, {"manifest": manifest, "site": site, **own}, home)
             for name in chosen:
                 start = time.perf_counter()
                 figures[f"{name}.difference"] = _difference(processes, port, name, manifest, folder)
                 figures[f"{name}.seconds"] = time.perf_counter() - start
+                figures[f"{name}.round_overhead"] = _overhead(Run(folder / f"run-{name}"))
                 log.info("%s: %.0f s, weights differ by %g", name, figures[f"{name}.seconds"], figures[f"{name}.difference"])
         finally:
             processes.stop()
-    lines = ["| algorithm | weights differ from the simulation's by | seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {figures[f'{name}.difference']:g} | {figures[f'{name}.seconds']:.0f} |" for name in chosen]
+    lines = ["| algorithm | weights differ from the simulation's by | seconds | a round beside its training |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {figures[f'{name}.difference']:g} | {figures[f'{name}.seconds']:.0f} | {figures[f'{name}.round_overhead']:.1f} s |"
+        for name in chosen
+    ]
     return Measurement({}, {"algorithms": float(len(chosen)), **figures}, 1, "\n".join(lines))
 
 
@@ -79,3 +94,11 @@ def _difference(processes: Processes, port: int, name: str, manifest: Path, fold
     simulate(parse(values | {"data.manifest": str(manifest), "simulation.out": str(there)}), there)
     deployed, simulated = run.checkpoint(ROUNDS).weights, Run(there).checkpoint(ROUNDS).weights
     return max(float((deployed[key].double() - simulated[key].double()).abs().max()) for key in simulated if simulated[key].numel())
+
+
+def _overhead(run: Run) -> float:
+    """Seconds of a round that are not its slowest site's training, median over all rounds but the first."""
+    trained: dict[int, float] = {}
+    for event in run.events("site_train"):
+        trained[event["round"]] = max(trained.get(event["round"], 0.0), event["seconds"])
+    return statistics.median(float(event["seconds"]) - trained[event["round"]] for event in run.events("round") if event["round"] > 1)

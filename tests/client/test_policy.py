@@ -19,9 +19,10 @@ from hospital import Hospital, private, reason, rewrite
 from reachable import make_reachable
 
 from tmca_core.config import Config
-from tmca_core.messages import ARRAYS, METRICS, REFUSED, SETTINGS, WITHHELD, to_tensor
+from tmca_core.messages import ARRAYS, METRICS, REFUSED, SETTINGS, WITHHELD
 from tmca_core.privacy import chain
 from tmca_core.privacy.accounting import NoisySteps, epsilon
+from tmca_core.wire import tensors_of
 
 
 def plain(**values: Any) -> Config:
@@ -124,7 +125,7 @@ def test_a_record_with_pixels_that_are_no_numbers_does_not_count_and_is_not_trai
     unmeasured = private(data__laterality="patient", data__trust_laterality=True)
     reply = hospital.train(unmeasured, run="1f")
     assert not reply.has_error()
-    assert all(torch.isfinite(to_tensor(name, array)).all() for name, array in reply.content[ARRAYS].items())
+    assert all(torch.isfinite(tensor).all() for tensor in tensors_of(reply.content[ARRAYS]).values())
     before, after = (entry["patients"] for entry in hospital.ledger.read().charges)
     assert (before, after) == (8, 5)
     text = (tmp_path / "site.toml").read_text()

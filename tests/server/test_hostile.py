@@ -15,7 +15,8 @@ from server.app import federate
 from server.exchange import TensorArray
 from simulations.inprocess import InProcessGrid
 from tmca_core.errors import FederationError
-from tmca_core.messages import ARRAYS, METRICS, RAW, SETTINGS
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS
+from tmca_core.wire import RAW
 
 
 @pytest.fixture(autouse=True)

@@ -52,11 +52,18 @@ def test_events_have_exactly_these_keys(tmp_path: Path) -> None:
     config, events = settings(federation__rounds=1), []
     federate(Sites(config).grid(), config, tmp_path / "run", events.append)
     keys = {event["event"]: set(event) - {"event"} for event in events}
-    assert keys["site_train"] == {"arm", "round", "site", "loss", "seconds", "bytes_up", "bytes_down"}
-    assert keys["site_eval"] == keys["site_test"] == {"arm", "round", "site", "dice_image", "ci95", "loss", "cases"}
+    always = {"arm", "time", "round"}
+    assert keys["sites"] == always | {"present", "missing", "refusing"}
+    assert keys["asked"] == always | {"phase", "sites"}
+    assert keys["site_train"] == always | {"site", "loss", "seconds", "bytes_up", "bytes_down"}
+    assert keys["site_eval"] == keys["site_test"] == always | {"site", "dice_image", "ci95", "loss", "cases"}
     fairness = {"worst_site", "worst_dice", "spread", "worst_decile"}
-    assert keys["round"] == {"arm", "round", "dice_image", "seconds", "completed", "failed", "surplus", "refused"} | fairness
-    assert [e["event"] for e in events] == ["site_train"] * 3 + ["site_eval"] * 3 + ["round"] + ["site_test"] * 3
+    assert keys["round"] == always | {"dice_image", "seconds", "completed", "failed", "surplus", "refused"} | fairness
+    assert [e["event"] for e in events] == [
+        *("sites", "asked", *["site_train"] * 3, "asked", *["site_eval"] * 3, "round"),
+        *("asked", *["site_test"] * 3, "ended"),
+    ]
+    assert [e["phase"] for e in events if e["event"] == "asked"] == ["train", "val", "test"]
     assert {e["arm"] for e in events} == {"federated"}
 
 
@@ -127,7 +134,7 @@ def test_a_site_that_fails_loses_its_turn_and_the_round_goes_on(tmp_path: Path, 
     assert (fault["round"], fault["site"], fault["phase"]) == (2, "hannover", "train")
     assert reason in fault["reason"]
     (event,) = [event for event in events if event["event"] == "fault"]
-    assert event == {"event": "fault", "arm": "federated", **fault}
+    assert event == {"event": "fault", "arm": "federated", "time": event["time"], **fault}
     second = [event for event in events if event["event"] == "round"][1]
     assert second["completed"] == ["ghent", "iowa"]
     assert list(second["failed"]) == ["hannover"]

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from client.site import train
 from client.workspace import open_site, open_workspace
-from server.exchange import carried_bytes, pack, request
+from server.exchange import carried_bytes, packed, request
 from simulations.engine import simulate
 from simulations.inprocess import InProcessGrid
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, FederationError
-from tmca_core.messages import ARRAYS, TRAIN, to_tensor
+from tmca_core.messages import ARRAYS, TRAIN
 from tmca_core.networks import build_network, shared_state
 from tmca_core.run import Run
 from tmca_core.training.loop import fit
+from tmca_core.wire import to_tensor
 
 RUN = "0a"
 
@@ -78,7 +79,7 @@ def test_an_update_is_the_difference_that_fit_makes(tmp_path: Path) -> None:
     InProcessGrid(lambda message, context: message, 1)  # sets the identity that messages need
     site = open_site(config, {"partition-id": 1})
     start = {name: tensor.clone() for name, tensor in shared_state(build_network(config)).items()}
-    reply = train(site, request(TRAIN, 2, pack(start), {"round": 1, "run": RUN, "counted": 0}, "1").content)
+    reply = train(site, request(TRAIN, 2, packed(start), {"round": 1, "run": RUN, "counted": 0}, "1").content)
     received = {name: to_tensor(name, array) for name, array in reply[ARRAYS].items()}
     # The slow oracle: a network of its own, trained by itself.
     network = build_network(config)
@@ -102,7 +103,7 @@ def test_bytes_up_are_the_shared_tensors_and_less_than_two_percent(tmp_path: Pat
     InProcessGrid(lambda message, context: message, 1)
     site = open_site(config, {"partition-id": 0})
     start = {name: tensor.clone() for name, tensor in site.workspace.shared.items()}
-    reply = train(site, request(TRAIN, 2, pack(start), {"round": 1, "run": RUN, "counted": 0}, "1").content)
+    reply = train(site, request(TRAIN, 2, packed(start), {"round": 1, "run": RUN, "counted": 0}, "1").content)
     shared = sum(tensor.numel() for tensor in start.values()) * 4
     counted, real = carried_bytes(reply), recorddict_to_proto(reply).ByteSize()
     assert shared < counted <= real < 1.02 * shared
@@ -213,7 +214,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     site = open_site(config, {"partition-id": 0})
     name, tensor = next(iter(site.workspace.shared.items()))
     with pytest.raises(FederationError, match="do not fit this site's network: tensor"):
-        train(site, request(TRAIN, 2, pack({name: tensor}), {"round": 1, "run": RUN, "counted": 0}, "1").content)
+        train(site, request(TRAIN, 2, packed({name: tensor}), {"round": 1, "run": RUN, "counted": 0}, "1").content)
 
 
 def test_metrics_lines_are_what_the_callback_saw(tmp_path: Path) -> None:

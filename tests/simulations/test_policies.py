@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hospital import POLICY, private
+from policed import SITES, config, policies
 
 from simulations.engine import simulate
 from simulations.experiment import run_experiment
@@ -18,26 +17,6 @@ from tmca_core.privacy.accounting import NoisySteps, epsilon
 from tmca_core.privacy.ledger import Ledger
 from tmca_core.report.html import write_report
 from tmca_core.run import Run
-
-SITES = ("phantom-00", "phantom-01", "phantom-02")
-
-
-def policies(folder: Path, *changes: tuple[str, str, str]) -> Path:
-    """A policy and a ledger for every site; a change is (site or "" for all, text, what stands there instead)."""
-    for site in SITES:
-        text = POLICY.format(epsilon=50, min_cases=2) + f'[ledger]\nfolder = "{site}"\n'
-        for whose, old, new in changes:
-            assert old in text
-            text = text.replace(old, new) if whose in ("", site) else text
-        (folder / f"{site}.toml").write_text(text)
-        Ledger.create(folder / site)
-    return folder
-
-
-def config(folder: Path, **values: Any) -> Config:
-    base = {"phantom__sites": 3, "phantom__cases": 24, "federation__rounds": 2, "federation__poll": 0.05, "evaluation__bootstrap": 20}
-    own = {"data__cache_dir": str(folder / "cache"), "simulation__policies": str(folder), "simulation__baselines": False}
-    return private(**base | own | values)
 
 
 def test_one_hospital_refuses_and_the_others_pay_and_go_on(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def chain(server: ForkServerContext, tmp_path: Path, moments: list[tuple[int, fl
 @pytest.mark.parametrize("seed", [23])
 def test_killed_once(server: ForkServerContext, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
-    # A round writes 5 lines: 2 trainings, 2 validations, the round.
+    # A round writes 7 lines: who is asked, 2 trainings, who is asked, 2 validations, the round.
     chain(server, tmp_path, [(dice.randint(1, 14), dice.random() * 0.05)])
 
 

@@ -21,8 +21,9 @@ from simulations.scenario import StagedApp, cast, stage, staged
 from tmca_core.cases.sites import load_site
 from tmca_core.config import Config, ScenarioSettings, load
 from tmca_core.errors import ConfigError
-from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN, to_tensor
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS, TRAIN
 from tmca_core.run import Run
+from tmca_core.wire import to_tensor
 
 SCENARIOS = Path(stage.__code__.co_filename).parent / "scenarios"
 

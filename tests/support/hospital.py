@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.workspace import open_workspace
-from server.exchange import pack
+from server.exchange import packed
 from tmca_core.cases.phantom import write
 from tmca_core.config import Config
 from tmca_core.messages import ARRAYS, SETTINGS, Hello
@@ -95,7 +95,7 @@ class Hospital:
         said = {"run": "0f", "place": 0, "counted": 0, **fields}
         content = RecordDict({SETTINGS: ConfigRecord(said)})
         if kind != "query":
-            content[ARRAYS] = pack(shared_state(build_network(config)))
+            content[ARRAYS] = packed(shared_state(build_network(config)))
         message = Message(content, dst_node_id=2, message_type=kind)
         message.metadata.__dict__["_message_id"] = "1"
         app = client.app.make_app(config if sent is None else None)

@@ -15,10 +15,12 @@ from server import rounds
 from server.exchange import TensorArray
 from simulations.inprocess import InProcessGrid
 from tmca_core.config import Config
-from tmca_core.messages import ARRAYS, METRICS, SETTINGS, Hello, source_digest, spec_digest, spec_of, to_tensor
+from tmca_core.digests import source_digest
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS, Hello, spec_digest, spec_of
 from tmca_core.networks import Network, frozen_digest, shared_state
 from tmca_core.run import Run
 from tmca_core.training.scores import CaseScore, site_summary
+from tmca_core.wire import tensors_of
 
 NAMES = ("ghent", "hannover", "iowa")
 CASES = {"ghent": 10, "hannover": 30, "iowa": 60}
@@ -90,8 +92,8 @@ class Sites:
         self.turns.append((site, round))
         step = (NAMES.index(site) + 1) / 10
         arrays = ArrayRecord()
-        for name, array in message.content[ARRAYS].items():
-            arrays[name] = TensorArray(torch.full_like(to_tensor(name, array), step))
+        for name, tensor in tensors_of(message.content[ARRAYS]).items():
+            arrays[name] = TensorArray(torch.full_like(tensor, step))
         reply = RecordDict(
             {
                 ARRAYS: arrays,
@@ -105,7 +107,7 @@ class Sites:
 
     def _evaluate(self, message: Message, context: Context) -> Message:
         site = self._site(context)
-        self.seen.append((site, {name: to_tensor(name, array).clone() for name, array in message.content[ARRAYS].items()}))
+        self.seen.append((site, {name: tensor.clone() for name, tensor in tensors_of(message.content[ARRAYS]).items()}))
         dice = 0.5 + NAMES.index(site) / 10
         split = str(message.content[SETTINGS]["split"])
         cases = range(HELD_OUT[split])

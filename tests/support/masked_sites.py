@@ -17,7 +17,8 @@ from client.door import Door
 from server.exchange import TensorArray
 from simulations.inprocess import InProcessGrid, Weather
 from tmca_core.config import Config
-from tmca_core.messages import ARRAYS, METRICS, SETTINGS, Hello, source_digest, spec_digest, spec_of
+from tmca_core.digests import source_digest
+from tmca_core.messages import ARRAYS, METRICS, SETTINGS, Hello, spec_digest, spec_of
 from tmca_core.networks import frozen_digest, shared_state
 from tmca_core.training.scores import CaseScore, site_summary
 

@@ -18,21 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.exchange import TensorArray
+from tmca_core.digests import source_digest
 from tmca_core.errors import FederationError, UpdateRejected
-from tmca_core.messages import (
-    RAW,
-    Hello,
-    Update,
-    check_update,
-    fill,
-    part_of,
-    payload_bytes,
-    source_digest,
-    spec_digest,
-    spec_of,
-    to_tensor,
-    unpack_update,
-)
+from tmca_core.messages import Hello, Update, check_update, part_of, spec_digest, spec_of, unpack_update
+from tmca_core.wire import RAW, fill, payload_bytes, to_tensor
 
 METRICS = {"loss": 0.5, "steps": 2.0, "cases": 8.0, "seconds": 0.1}
 SPEC = {"a.weight": ((2, 3), "float32"), "b": ((), "float32")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tmca_core.cases.hospital.commands import dicom, fhir, key
 from tmca_core.cli import emit
 from tmca_core.errors import LateralityError, ManifestError
 from tmca_core.text.screen.commands import screen
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check, convert and generate data.", no_args_is_help=True, add_completion=False)
 app.command()(screen)
+app.command()(key)
+app.command()(dicom)
+app.command()(fhir)
 
 SHOWN = 50  # bad rows on the terminal; JSON has all
 CEILING_CASES, CEILING_SIZE = 200, 128  # that the phantom's image-only ceiling is measured on
@@ -71,7 +75,7 @@ def check(
 
     names = parse({"data.targets": targets}).data.target_names
     try:
-        with _progress("reading cases") as progress:
+        with progress_bar("reading cases") as progress:
             report = check_manifest(
                 manifest,
                 laterality=laterality.value,
@@ -173,7 +177,7 @@ def _summary(report: CheckReport) -> str:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Progress]:
+def progress_bar(what: str) -> Iterator[Progress]:
     """A bar on a terminal, a plain line every 1,000 cases off it; on stderr."""
     if not sys.stderr.isatty():
 

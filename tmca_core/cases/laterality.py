@@ -76,6 +76,28 @@ def measure_laterality(cases: Sequence[Case], masks: Tensor) -> SideAgreement:
         cases: N cases.
         masks: (N, C, S, S) of 0 and 1 in display convention: the patient's left is at x > S/2. Several targets count as their union.
     """
+    written, offset, speaks = one_sided(cases, masks)
+    number = int(speaks.sum())
+    if number == 0:
+        return SideAgreement(0, 0.0, 0.0, None)
+    patient = float((written * offset == 1)[speaks].sum()) / number
+    image = float((written * offset == -1)[speaks].sum()) / number
+    measured: Laterality | None = None
+    if number >= FEWEST and max(patient, image) >= CLEAR:
+        measured = "patient" if patient > image else "image"
+    return SideAgreement(number, patient, image, measured)
+
+
+def one_sided(cases: Sequence[Case], masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What each report says and where its mask is.
+
+    Args:
+        cases, masks: as `measure_laterality` takes them.
+
+    Returns:
+        (N,) each: 1 where the report as written names left alone, -1 right alone, else 0; 1 where the mask's centroid is on the patient's
+        left, -1 right, 0 in the very middle or without a mask; whether the case speaks: one side, and a mask that is not empty.
+    """
     named: dict[str, int] = {}  # reports repeat: QaTa has 63 distinct ones in 9,258
     for case in cases:
         if case.report not in named:
@@ -87,16 +109,7 @@ def measure_laterality(cases: Sequence[Case], masks: Tensor) -> SideAgreement:
     width = masks.shape[3]
     # Whole numbers, so that a centroid in the very middle is exactly 0: twice the distance of pixel centres from the middle.
     offset = (columns * (2 * torch.arange(width) + 1 - width)).sum(1).sign()
-    speaks = (written != 0) & (columns.sum(1) > 0)
-    number = int(speaks.sum())
-    if number == 0:
-        return SideAgreement(0, 0.0, 0.0, None)
-    patient = float((written * offset == 1)[speaks].sum()) / number
-    image = float((written * offset == -1)[speaks].sum()) / number
-    measured: Laterality | None = None
-    if number >= FEWEST and max(patient, image) >= CLEAR:
-        measured = "patient" if patient > image else "image"
-    return SideAgreement(number, patient, image, measured)
+    return written, offset, (written != 0) & (columns.sum(1) > 0)
 
 
 def weigh_sites(cases: Sequence[Case], masks: Tensor, declared: Mapping[str, Laterality | None]) -> list[SideEvidence]:

@@ -12,7 +12,7 @@ import torch
 import tmca_core
 from tmca_core.cases.case import CaseTensors
 from tmca_core.config import Config
-from tmca_core.messages import source_digest
+from tmca_core.digests import source_digest
 from tmca_core.networks.interface import Network
 from tmca_core.privacy.charging import Account
 from tmca_core.privacy.planning import mechanism_of

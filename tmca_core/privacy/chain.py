@@ -1,7 +1,8 @@
-"""An append-only file of hash-chained JSON lines that notices every loss, change and torn write.
+"""An append-only file of hash-chained JSON lines that notices every loss, change and torn write: a ledger, or a record.
 
-Three files of a ledger's folder: `ledger.jsonl` with the entries, each holding the sha256 of its predecessor; `site.key`, 32 secret
-bytes; and the head, `head.json`, sealed with that key, which may lie in another folder (the witness), best on another disk.
+Three files of a ledger's folder: `ledger.jsonl` with the entries (of a record `record.jsonl`), each holding the sha256 of its predecessor;
+`site.key`, 32 secret bytes; and the head, `head.json`, sealed with that key, which may lie in another folder (the witness), best on
+another disk.
 
 The head is a write-ahead log of one line. It says how many entries there are, the hash of the last, and the whole next line,
 and it is on the disk before that line is begun. Whatever stops a write, the line is known and counts: a torn or missing last line is
@@ -35,6 +36,12 @@ State = Literal["intact", "interrupted"]
 Entry = dict[str, Any]
 
 ENTRIES, KEY, HEAD = "ledger.jsonl", "site.key", "head.json"
+LEDGER, RECORD = "privacy ledger", "record"
+FILES = {LEDGER: ENTRIES, RECORD: "record.jsonl"}
+BEGIN = {
+    LEDGER: "For patients that nothing was ever released about: tmca privacy ledger init",
+    RECORD: "Where nothing was ever done, the first `tmca deploy approve` makes one in",
+}
 NOTHING = "0" * 64
 LOCK_SECONDS = 60.0
 
@@ -56,29 +63,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Chain:
-    """The files of one ledger.
+    """The files of one ledger or record.
 
     Attributes:
         folder: holds entries and key.
         witness: holds the head; `folder` itself where none is kept elsewhere.
+        what: `LEDGER` or `RECORD`.
     """
 
     folder: Path
     witness: Path
+    what: str = LEDGER
+
+    @property
+    def path(self) -> Path:
+        """The file of the entries."""
+        return self.folder / FILES[self.what]
 
     @classmethod
-    def create(cls, folder: Path, witness: Path) -> Chain:
+    def create(cls, folder: Path, witness: Path, what: str = LEDGER) -> Chain:
         """Make a new chain, once in the life of a ledger.
 
         Raises:
             LedgerError: there is one, there was one, or nothing can be written there.
         """
-        chain = cls(folder.resolve(), witness.resolve())
-        for path in (chain.folder / ENTRIES, chain.folder / KEY, chain.witness / HEAD):
+        chain = cls(folder.resolve(), witness.resolve(), what)
+        for path in (chain.path, chain.folder / KEY, chain.witness / HEAD):
             if path.exists():
                 raise LedgerError(
-                    f"{path} is there: a ledger exists or existed here. Use it as it is; if its other files are lost, restore them. "
-                    "A new ledger would forget what has been spent on these patients."
+                    f"{path} is there: a {what} exists or existed here. Use it as it is; if its other files are lost, restore them. "
+                    + ("A new ledger would forget what has been spent on these patients." if what == LEDGER else "")
                 )
         with chain.writing():
             chain.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,7 +102,7 @@ class Chain:
                 file.write(secrets.token_bytes(32))
                 file.flush()
                 os.fsync(file.fileno())
-            os.close(os.open(chain.folder / ENTRIES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.close(os.open(chain.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             sync_folder(chain.folder)
             sync_folder(chain.folder.parent)
             sync_folder(chain.witness.parent)
@@ -103,16 +117,16 @@ class Chain:
         Raises:
             LedgerError: it is missing, may not be written, or stays held for a minute.
         """
-        path = self.folder / ENTRIES
+        path = self.path
         try:
             file = path.open("r+b" if writing else "rb", buffering=0)  # what could not be written must not be tried again at closing
         except FileNotFoundError:
             raise LedgerError(
-                f"there is no privacy ledger at {path}. If one existed, restore it: without it nothing may be released. "
-                f"For patients that nothing was ever released about: tmca privacy ledger init {self.folder}"
+                f"there is no {self.what} at {path}. If one existed, restore it: without it nothing may be released. "
+                f"{BEGIN[self.what]} {self.folder}"
             ) from None
         except OSError as error:
-            raise LedgerError(f"the privacy ledger {path} cannot be opened: {error}. Nothing is released.") from None
+            raise LedgerError(f"the {self.what} {path} cannot be opened: {error}. Nothing is released.") from None
         with file:
             until = time.monotonic() + LOCK_SECONDS
             while True:
@@ -124,7 +138,7 @@ class Chain:
                         raise LedgerError(f"another process has held {path} for {LOCK_SECONDS:.0f} s. Nothing is released.") from None
                     time.sleep(0.005)
                 except OSError as error:
-                    raise LedgerError(f"{path} cannot be locked: {error}. Keep the ledger on a local disk. Nothing is released.") from None
+                    raise LedgerError(f"{path} cannot be locked: {error}. Keep it on a local disk. Nothing is released.") from None
             yield file
 
     def read(self, file: FileIO) -> Reading:
@@ -139,7 +153,7 @@ class Chain:
             file.seek(0)
             lines = file.read().splitlines(keepends=True)
         except OSError as error:
-            raise LedgerError(f"{self.folder / ENTRIES} cannot be read: {error}. Nothing is released.") from None
+            raise LedgerError(f"{self.path} cannot be read: {error}. Nothing is released.") from None
         whole, count = lines[: head["count"] + 1], head["count"]
         interrupted = len(lines) <= count or whole[count] != pending
         if interrupted:
@@ -162,8 +176,8 @@ class Chain:
             entries.append(entry)
         if entries[0].get("witness") != self._place():  # else a folder restored with a head of its own age would pass
             raise LedgerError(
-                f"the head of the ledger {self.folder} is kept {entries[0].get('witness')}, not {self._place()}: name its folder as the "
-                "witness, as when the ledger was made. Nothing is released."
+                f"the head of the {self.what} {self.folder} is kept {entries[0].get('witness')}, not {self._place()}: name its folder as "
+                "the witness, as when it was made. Nothing is released."
             )
         return Reading("interrupted" if interrupted else "intact", entries, sum(map(len, whole)))
 
@@ -206,11 +220,11 @@ class Chain:
         try:
             key, mode = path.read_bytes(), path.stat().st_mode
         except OSError as error:
-            raise LedgerError(f"the ledger's key {path} cannot be read: {error}. Restore it; nothing is released.") from None
+            raise LedgerError(f"the {self.what}'s key {path} cannot be read: {error}. Restore it; nothing is released.") from None
         if mode & 0o077:
-            raise LedgerError(f"the ledger's key {path} can be read by others: chmod 600 {path}. Nothing is released.")
+            raise LedgerError(f"the {self.what}'s key {path} can be read by others: chmod 600 {path}. Nothing is released.")
         if len(key) != 32:
-            raise LedgerError(f"the ledger's key {path} is damaged. Restore it; nothing is released.")
+            raise LedgerError(f"the {self.what}'s key {path} is damaged. Restore it; nothing is released.")
         return hmac.digest(key, purpose.encode(), "sha256")
 
     def _place(self) -> str:
@@ -227,15 +241,15 @@ class Chain:
             seal = head.pop("seal")
             sound = hmac.compare_digest(str(seal), self._seal(head)) and text == _line({**head, "seal": seal})
         except FileNotFoundError:
-            raise LedgerError(f"the ledger's head {path} is missing. Restore it, or name its folder; nothing is released.") from None
+            raise LedgerError(f"the {self.what}'s head {path} is missing. Restore it, or name its folder; nothing is released.") from None
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise LedgerError(f"the ledger's head {path} cannot be read: {error}. Nothing is released.") from None
+            raise LedgerError(f"the {self.what}'s head {path} cannot be read: {error}. Nothing is released.") from None
         if not sound:
-            raise LedgerError(f"the ledger's head {path} was changed, or belongs to another ledger. Restore it; nothing is released.")
+            raise LedgerError(f"the {self.what}'s head {path} was changed, or is of another {self.what}. Restore it; nothing is released.")
         return dict(head)
 
     def _damaged(self, what: str, how: str) -> LedgerError:
-        return LedgerError(f"the privacy ledger {self.folder / ENTRIES} is damaged: {what} is {how}. Restore it; nothing is released.")
+        return LedgerError(f"the {self.what} {self.path} is damaged: {what} is {how}. Restore it; nothing is released.")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -243,7 +257,7 @@ class Chain:
         try:
             yield
         except OSError as error:
-            raise LedgerError(f"the privacy ledger {self.folder} cannot be written: {error}. Nothing is released.") from None
+            raise LedgerError(f"the {self.what} {self.folder} cannot be written: {error}. Nothing is released.") from None
 
 
 def _write_through(file: FileIO, content: bytes) -> None:

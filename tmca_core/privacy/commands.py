@@ -107,7 +107,7 @@ def _plan_sites(config: Config, ledger: Ledger | None, steps: int, patients: int
 def policy(path: Annotated[Path, typer.Argument(metavar="SITE.TOML", help="The hospital's policy.")], as_json: AsJson = False) -> None:
     """What a policy says, whether its ledger is sound, and the sha256 of the installed code, for app.allowed."""
     import tmca_core
-    from tmca_core.messages import source_digest
+    from tmca_core.digests import source_digest
     from tmca_core.privacy.policy import load_policy, open_ledger
 
     rules = load_policy(path)

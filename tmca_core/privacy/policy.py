@@ -41,6 +41,13 @@ class MetricRules(Section):
     round_to: float = Field(0.01, gt=0, le=1, description="They leave as multiples of this.")
     min_cases: int = Field(20, ge=1, description="Fewest cases that a metric may be taken over.")
     case_counts: bool = Field(False, description="Numbers of cases and patients may leave, rounded down to tens.")
+    check_noise: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Noise multiplier of a data check's means, charged to the ledger; 0: rounded only."
+    )
+
+    def rounded(self, value: float) -> float:
+        """A value as a multiple of `round_to`."""
+        return round(round(value / self.round_to) * self.round_to, 12)
 
 
 class AppRules(Section):
@@ -206,6 +213,11 @@ class Policy(Section):
             agreed = ", ".join(f"{key} = {before.get(key)}" for key in changed)
             _refuse("the terms that this run began with", asked, agreed)
 
+    def lets(self, name: str) -> bool:
+        """Whether a metric of that name may leave at all; "data.*" allows every figure of a data check."""
+        group, dot, _ = name.partition(".")
+        return name in self.metrics.allowed or (bool(dot) and f"{group}.*" in self.metrics.allowed)
+
     def let_out(self, values: Mapping[str, float], cases: float) -> dict[str, float]:
         """The metrics that may leave, rounded; what may not is left out, and logged without its value.
 
@@ -216,12 +228,12 @@ class Policy(Section):
         rules = self.metrics
         out = {}
         for name, value in values.items():
-            if name not in rules.allowed:
+            if not self.lets(name):
                 log.info("site policy: metric '%s' stays here (metrics.allowed).", name)
             elif cases < rules.min_cases:
                 log.info("site policy: metric '%s' stays here: too few cases (metrics.min_cases = %d).", name, rules.min_cases)
             elif math.isfinite(value):
-                out[name] = round(round(value / rules.round_to) * rules.round_to, 12)
+                out[name] = rules.rounded(value)
         return out
 
     def count_out(self, count: int) -> int | None:

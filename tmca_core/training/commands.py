@@ -10,6 +10,10 @@ import typer
 from tmca_core.cli import emit
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tmca_core.cases.segments import SegmentRules
     from tmca_core.config import Config
     from tmca_core.networks import Network
     from tmca_core.text.features import TextPipeline
@@ -117,34 +121,41 @@ def evaluate(
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints/round-NNN.")],
-    image: Annotated[Path, typer.Option(help="PNG, JPEG, DICOM or NIfTI.")],
-    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 and 255, the image's size); of several targets out-NAME.png each.")],
+    image: Annotated[Path, typer.Option("--image", "--dicom", help="PNG, JPEG, DICOM or NIfTI.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Mask to write. NAME.png: 0 and 255, the image's size, of several targets NAME-TARGET.png each. NAME.dcm: DICOM SEG over "
+            "the film, a segment a target."
+        ),
+    ],
     report: Annotated[str, typer.Option(help="The report's text; without it the mask follows from the image alone.")] = "",
     laterality: Annotated[Literal["patient", "image"], typer.Option(help="Whose left the report means.")] = "patient",
+    codes: Annotated[Path | None, typer.Option(help="Labels and codes of segments (TOML, a table a target), for NAME.dcm.")] = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment one image as its report says.
 
-    Several targets may overlap, which no single picture of labels could show: each has a file of its own.
+    Several targets may overlap, which no single picture of labels could show: each has a PNG, or a segment, of its own.
     """
     import math
 
-    import numpy as np
     import torch
-    from PIL import Image
 
     from tmca_core.cases.images import read_image
     from tmca_core.cases.manifest import in_patient_sides
     from tmca_core.cases.resize import resize_image
+    from tmca_core.cases.segments import load_codes
     from tmca_core.errors import ConfigError
     from tmca_core.text.findings import parse
     from tmca_core.training.batches import prepare_images
     from tmca_core.training.device import resolve_device
     from tmca_core.training.evaluation import inference
 
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the mask is written as PNG; give a name that ends in .png.")
+    if out.suffix.lower() not in (".png", ".dcm"):
+        raise ConfigError(f"--out {out}: the mask is written as PNG or DICOM SEG; give a name that ends in .png or .dcm.")
+    rules = load_codes(codes)
     config, network, pipeline = load_model(checkpoint, assignments or [])
     device = resolve_device(config.training)
     pixels = read_image(image, config.data.channels)
@@ -157,19 +168,39 @@ def predict(
         logits = torch.nn.functional.interpolate(logits.float(), size=pixels.shape[:2], mode="bilinear", align_corners=False)
     masks = (logits[0] > math.log(threshold / (1 - threshold))).cpu().numpy()
     names = config.data.target_names
-    files = [out] if len(names) == 1 else [out.with_name(f"{out.stem}-{name}{out.suffix}") for name in names]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for file, mask in zip(files, masks, strict=True):
-        Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+    files = _write_masks(dict(zip(names, masks, strict=True)), out, image, rules, config.network.name, network)
     image_only = not network.uses_text or not bool(batch.kinds.any())
     shares = [float(mask.mean()) for mask in masks]
     found = [{"mask": str(file), "area_share": share} for file, share in zip(files, shares, strict=True)]
     own: dict[str, Any] = found[0] if len(names) == 1 else {"targets": dict(zip(names, found, strict=True))}
     side = parse(text).side
     result = {**own, "height": masks.shape[1], "width": masks.shape[2], "side": side, "image_only": image_only}
-    lines = "\n".join(f"{file}: {100 * share:.1f} % of the image" for file, share in zip(files, shares, strict=True))
+    shown = [str(file) if files.count(file) == 1 else f"{file}, {name}" for file, name in zip(files, names, strict=True)]
+    lines = "\n".join(f"{file}: {100 * share:.1f} % of the image" for file, share in zip(shown, shares, strict=True))
     why = "the report says nothing" if network.uses_text else "this network reads no report"
     emit(as_json, result, f"{lines}; {f'from the image alone: {why}' if image_only else f'the report names side: {side}'}")
+
+
+def _write_masks(
+    masks: dict[str, NDArray[np.bool_]], out: Path, image: Path, codes: dict[str, SegmentRules], name: str, network: Network
+) -> list[Path]:
+    """Write them as the suffix of `out` says; returns the file of each."""
+    import numpy as np
+    from PIL import Image
+
+    from tmca_core import __version__
+    from tmca_core.cases.segments import write_segments
+    from tmca_core.networks.start import start_digest
+
+    if out.suffix.lower() == ".dcm":
+        weights = start_digest(network.state_dict())
+        write_segments(image, masks, out, codes=codes, algorithm=f"tmca-fl {name}", version=f"{__version__}+{weights[:16]}")
+        return [out] * len(masks)
+    files = [out] if len(masks) == 1 else [out.with_name(f"{out.stem}-{target}{out.suffix}") for target in masks]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for file, mask in zip(files, masks.values(), strict=True):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+    return files
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from server.exchange import TensorArray
 from tmca_core.compression import COMPRESSIONS, Compression
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, UpdateRejected
-from tmca_core.messages import Update, check_update, payload_bytes, spec_of
+from tmca_core.messages import Update, check_update, spec_of
 from tmca_core.networks import build_network, shared_state
+from tmca_core.wire import payload_bytes
 
 NAMES = COMPRESSIONS.names()
 LOSSY = [name for name in NAMES if name != "none"]

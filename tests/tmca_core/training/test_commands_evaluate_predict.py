@@ -179,8 +179,8 @@ def test_predict_sees_a_case_as_evaluate_does(
     assert json.loads(out)["area_share"] == pytest.approx(expected.mean())
 
 
-@pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.png.dcm"])
-def test_a_mask_is_png_or_nothing(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.png.gz"])
+def test_a_mask_is_png_or_dicom_or_nothing(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], name: str) -> None:
     table = manifest(tmp_path, ids="a")
     code, out, err = tmca(capsys, "predict", run.folder, "--image", table.parent / "a.png", "--report", "r", "--out", tmp_path / name)
     assert code == 2 and "ends in .png" in err and out == ""

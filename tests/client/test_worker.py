@@ -1,0 +1,221 @@
+"""The site's worker runs installed code only, for approved apps only, and records what leaves before it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.fab import Fab
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.approvals import installed_app
+from client.commands import approve, record, revoke
+from client.worker import answer, app_digest, vet
+from client.workspace import code_digest
+from simulations.processes import Processes
+from tmca_core.cases.phantom import write
+from tmca_core.deploy.records import compare
+from tmca_core.errors import ConfigError
+from tmca_core.messages import REFUSED, SETTINGS
+from tmca_core.record import Record
+from tmca_core.run import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+def own_code() -> dict[str, bytes]:
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_bytes()
+        for package in ("client", "tmca_core")
+        for kind in ("*.py", "*.json")
+        for path in (ROOT / package).rglob(kind)
+    }
+
+
+def packed(files: Mapping[str, bytes]) -> Fab:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    content = buffer.getvalue()
+    return Fab(hashlib.sha256(content).hexdigest(), content, {})
+
+
+@pytest.fixture(scope="module")
+def honest() -> Fab:
+    return packed({**own_code(), "server/app.py": b"anything: it does not run here"})
+
+
+@pytest.fixture
+def asked() -> tuple[Message, Context]:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    content = RecordDict({SETTINGS: ConfigRecord({"run": "r1", "round": 3})})
+    return Message(content, dst_node_id=2, message_type="train"), Context(1, 2, {}, RecordDict(), {})
+
+
+def echo(calls: list[str]) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        calls.append("train")
+        return Message(RecordDict({SETTINGS: ConfigRecord({"round": 3, "secret": b"12345"})}), reply_to=message)
+
+    return app
+
+
+def a_record(folder: Path, *approved: Fab) -> Record:
+    found = Record.open(folder / "record", make=True)
+    for fab in approved:
+        found.note("approved", app=fab.hash_str, code="c", by="somebody", note="")
+    return found
+
+
+def test_an_approved_app_is_answered_and_recorded_first(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    calls: list[str] = []
+    reply = answer(echo(calls), *asked, honest, a_record(tmp_path, honest))
+    assert calls == ["train"] and not reply.has_error()
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert (last["kind"], last["asked"], last["run"], last["round"], last["code"]) == ("answered", "train", "r1", 3, code_digest())
+    assert last["values"] == {SETTINGS: {"round": 3, "secret": "5 bytes"}}
+
+
+def test_an_app_that_nobody_approved_does_not_run(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    calls: list[str] = []
+    reply = answer(echo(calls), *asked, honest, a_record(tmp_path))
+    assert calls == [] and reply.error.code == REFUSED and "is not approved here" in (reply.error.reason or "")
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert last["kind"] == "refused" and last["app"] == honest.hash_str
+
+
+def test_revoking_holds_from_the_next_message_on(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    calls: list[str] = []
+    kept = a_record(tmp_path, honest)
+    answer(echo(calls), *asked, honest, kept)
+    revoke(honest.hash_str[:10], tmp_path)
+    assert answer(echo(calls), *asked, honest, kept).error.code == REFUSED
+    assert calls == ["train"]
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed"])
+def test_other_code_than_is_installed_is_refused_even_where_its_hash_was_approved(tmp_path: Path, change: str) -> None:
+    files = own_code()
+    if change == "edited":
+        files["client/door.py"] += b"\nprint('let everything out')\n"
+    elif change == "added":
+        files["client/backdoor.py"] = b""
+    else:
+        del files["client/door.py"]
+    foreign = packed(files)
+    assert "is not the code installed here" in vet(foreign, a_record(tmp_path, foreign))
+
+
+def test_a_hash_that_is_not_the_contents_is_refused(tmp_path: Path, honest: Fab) -> None:
+    disguised = Fab(honest.hash_str, packed({"client/app.py": b"x"}).content, {})
+    assert "is announced as" in vet(disguised, a_record(tmp_path, honest))
+
+
+def test_a_zip_bomb_is_not_unpacked() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("client/app.py", "w") as file:
+        for _ in range(51):
+            file.write(b"\0" * 1_000_000)
+    assert len(buffer.getvalue()) < 100_000
+    assert app_digest(buffer.getvalue()) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"])
+def test_what_is_no_app_has_no_code(content: bytes) -> None:
+    assert app_digest(content) == ""
+
+
+def test_nothing_leaves_where_the_record_cannot_be_written(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    kept = a_record(tmp_path, honest)
+    path = tmp_path / "record" / "record.jsonl"
+    path.write_text(path.read_text().replace("somebody", "someb0dy"))
+    reply = answer(echo([]), *asked, honest, kept)
+    assert reply.has_error() and "details are in the site's own log" in (reply.error.reason or "")
+
+
+def test_a_folder_is_approved_as_it_would_be_submitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    processes = Processes(tmp_path)
+    approve(str(processes.app()), tmp_path / "home", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["approved"] == [told["app"]] and told["code"] == code_digest()
+    record(tmp_path / "home")
+    assert told["app"][:12] in capsys.readouterr().out
+
+
+def test_a_folder_with_other_code_is_not_approved(tmp_path: Path) -> None:
+    app = Processes(tmp_path).app()
+    (app / "client" / "door.py").write_text("")
+    with pytest.raises(ConfigError, match="is not the code installed here"):
+        installed_app(str(app))
+
+
+@pytest.mark.parametrize(("app", "message"), [("abc", "no folder, no file"), ("a" * 63, "no folder, no file")])
+def test_what_cannot_be_approved_is_explained(app: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        installed_app(app)
+
+
+def test_a_bare_hash_stands_for_the_installed_code() -> None:
+    assert installed_app("0" * 64) == ("0" * 64, code_digest())
+
+
+def test_revoking_needs_one_app(tmp_path: Path) -> None:
+    kept = a_record(tmp_path)
+    for app in ("aa" + "0" * 62, "ab" + "0" * 62):
+        kept.note("approved", app=app)
+    for beginning in ("a", "b"):
+        with pytest.raises(ConfigError, match="approved apps begin with"):
+            revoke(beginning, tmp_path)
+
+
+@pytest.mark.slow
+def test_behind_a_supernode_only_the_approving_hospital_trains_and_both_records_agree(
+    processes: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospitals = ("ghent", "hannover")
+    port, app = processes.superlink(), processes.app()
+    for seed, name in enumerate(hospitals):
+        manifest = write(tmp_path / f"data-{name}", sites=1, cases=24, seed=seed, size=64)
+        node = {"manifest": manifest, "site": name, "state": tmp_path / f"state-{name}", "cache": tmp_path / f"cache-{name}"}
+        home = tmp_path / f"home-{name}"
+        approve(str(app), home)
+        if name == "hannover":
+            revoke(next(iter(Record.open(home / "record").approved())), home)
+        processes.supernode(name, port, node, home)
+    values = {
+        "data.image_size": 64,
+        "network.width": 16,
+        "network.heads": 2,
+        "training.steps": 2,
+        "training.batch_size": 4,
+        "federation.rounds": 2,
+        "federation.wait": 300.0,
+        "evaluation.bootstrap": 20,
+        "simulation.out": str(tmp_path / "run"),
+    }
+    code, output = processes.submit(port, values)
+    assert code == 0, output
+    summary = Run(tmp_path / "run").read_json("run.json")
+    assert [site["name"] for site in summary["sites"]] == ["ghent"], output
+    assert any("is not approved here" in fault["reason"] for fault in summary["faults"]), output
+    capsys.readouterr()
+    compare(tmp_path / "run", [f"ghent={tmp_path / 'home-ghent' / 'record'}"], as_json=True)
+    # two rounds of training and validation, and the test; the hello has no run's name yet
+    assert json.loads(capsys.readouterr().out)["sites"]["ghent"]["agreed"] >= 5
+    assert {entry["kind"] for entry in Record.open(tmp_path / "home-hannover" / "record").entries()} == {
+        "created",
+        "approved",
+        "revoked",
+        "refused",
+    }

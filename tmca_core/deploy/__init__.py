@@ -1,0 +1,1 @@
+"""What a federation of hospitals is started from: its description, certificates, keys, start scripts, units and guides."""
