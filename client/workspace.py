@@ -176,14 +176,14 @@ def hold_to_hospital(config: Config, node: Mapping[str, Any], run: str) -> None:
         SiteAway: it has.
     """
     if not simulated(node):  # where it remembers things is its own decision, not the run's
-        hold_to_standing(_state_folder(config.with_values({"data.cache_dir": str(node.get("cache", ""))}), node), run)
+        hold_to_standing(_own_state(config, node), run)
 
 
 def _hold_own_reports(config: Config, node: Mapping[str, Any], door: Door) -> None:
     """Screen a hospital's reports before the first message is answered; also where it has no policy."""
     own, *_ = _own_site(config, node)
     rules = door.policy.reports if door.policy else ReportRules()
-    hold_reports(Path(own.data.manifest), rules, _state_folder(config, node) / "reports-passed")
+    hold_reports(Path(own.data.manifest), rules, _own_state(config, node) / "reports-passed")
 
 
 def name_of(config: Config, node: Mapping[str, Any], place: int) -> str:
@@ -285,6 +285,11 @@ def _own_data(config: Config, node: Mapping[str, Any]) -> SiteData:
     if name != names[place]:
         log.info("the manifest's cases (site '%s') are served as site '%s'.", names[place], name)
     return replace(load_site(own, place), name=name)
+
+
+def _own_state(config: Config, node: Mapping[str, Any]) -> Path:
+    """A hospital's state folder; without `state` in its node-config below its own cache folder, never below one that the run names."""
+    return _state_folder(config.with_values({"data.cache_dir": str(node.get("cache", ""))}), node)
 
 
 def _state_folder(config: Config, node: Mapping[str, Any]) -> Path:
