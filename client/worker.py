@@ -18,21 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.workspace import code_digest, leave_workspace
 from tmca_core.digests import SITE_PACKAGES, message_digest, sources_digest, tensors_digest
-from tmca_core.errors import LedgerError, PolicyRefusal
+from tmca_core.errors import ConfigError, LedgerError, PolicyRefusal
 from tmca_core.messages import ARRAYS, REFUSED, SETTINGS, part_of
 from tmca_core.record import Record, figures
 from tmca_core.wire import tensors_of
@@ -71,12 +72,25 @@ class Runtime:
             insecure=self.certificates is None,
             root_certificates=self.certificates.read_bytes() if self.certificates else None,
             interceptors=interceptors,
-            retry_invoker=make_simple_http_retry_invoker(),
+            retry_invoker=_patient(),
         )
         try:
             yield client
         finally:
             client.close()
+
+
+def _patient() -> RetryInvoker:
+    """Flower's, but that a refused call is an error: Flower's own ends the process then, and a worker stays when a task is over."""
+    invoker = make_simple_http_retry_invoker()
+    flowers = invoker.should_giveup
+
+    def give_up(error: Exception) -> bool:
+        refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403)
+        return refused or flowers is None or flowers(error)
+
+    invoker.should_giveup = give_up
+    return invoker
 
 
 def work(runtime: Runtime, home: Path, *, poll: float = 0.1, until: Callable[[], bool] = lambda: False) -> None:
@@ -89,6 +103,7 @@ def work(runtime: Runtime, home: Path, *, poll: float = 0.1, until: Callable[[],
 
     Raises:
         LedgerError: the record is missing or damaged: no message can be answered.
+        ConfigError: the SuperNode does not know the secret.
     """
     from client.app import app
 
@@ -98,7 +113,7 @@ def work(runtime: Runtime, home: Path, *, poll: float = 0.1, until: Callable[[],
     last: int | None = None
     with runtime.client() as client:
         while not until():
-            response = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            response = _acquire(client, runtime)
             if not response.HasField("task") or not response.token:
                 time.sleep(poll)
                 continue
@@ -109,9 +124,30 @@ def work(runtime: Runtime, home: Path, *, poll: float = 0.1, until: Callable[[],
                 _serve(task, app, record)
 
 
+def _acquire(client: RuntimeHttpClient, runtime: Runtime) -> AcquireTaskResponse:
+    try:
+        return client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        raise ConfigError(
+            f"the SuperNode at {runtime.address} gives this worker no tasks: --secret must name the file of its "
+            "--superexec-auth-secret-file, and both machines' clocks must agree."
+        ) from None
+
+
+def _beat(client: RuntimeHttpClient) -> bool:
+    """Say that a task is being worked on. Whether it is still wanted shows when its answer is pushed."""
+    try:
+        client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def _serve(client: RuntimeHttpClient, app: ClientApp, record: Record) -> None:
     """Answer the message of one task."""
-    beat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    beat = HeartbeatSender(lambda: _beat(client))
     beat.start()
     context: Context | None = None
     status, details = SubStatus.FAILED, "the worker was stopped"

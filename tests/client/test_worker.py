@@ -66,7 +66,7 @@ def echo(calls: list[str]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         calls.append("train")
-        return Message(RecordDict({SETTINGS: ConfigRecord({"round": 3, "secret": b"12345"})}), reply_to=message)
+        return Message(RecordDict({SETTINGS: ConfigRecord({"round": 3, "share": b"12345"})}), reply_to=message)
 
     return app
 
@@ -84,7 +84,7 @@ def test_an_approved_app_is_answered_and_recorded_first(tmp_path: Path, honest: 
     assert calls == ["train"] and not reply.has_error()
     last = Record.open(tmp_path / "record").entries()[-1]
     assert (last["kind"], last["asked"], last["run"], last["round"], last["code"]) == ("answered", "train", "r1", 3, code_digest())
-    assert last["values"] == {SETTINGS: {"round": 3, "secret": "5 bytes"}}
+    assert last["values"] == {SETTINGS: {"round": 3, "share": "5 bytes"}}
 
 
 def test_an_app_that_nobody_approved_does_not_run(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:

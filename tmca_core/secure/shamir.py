@@ -18,7 +18,7 @@ def split(secret: bytes, holders: int, threshold: int) -> list[int]:
     """One share for each of the places 1 … holders: values there of a random polynomial of degree threshold − 1 that is the secret at 0.
 
     Args:
-        secret: `LENGTH` bytes.
+        secret: bytes, `LENGTH` of them.
         holders: n.
         threshold: t, from 1 to n.
     """

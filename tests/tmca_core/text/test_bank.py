@@ -60,4 +60,5 @@ def test_the_bank_is_closed_under_mirroring_and_covers_every_zone_alone() -> Non
 
 def test_the_bank_is_pinned() -> None:
     """A changed bank needs a new version, because models learned against the old one."""
-    assert (BANK_VERSION, bank_digest()) == (1, "37da1e6221a61071c5f6cd734e2827b1319f7bdc0efb87bdc66f9592ee011b04")
+    known = "37da1e6221a61071c5f6cd734e2827b1319f7bdc0efb87bdc66f9592ee011b04"  # pragma: allowlist secret
+    assert (BANK_VERSION, bank_digest()) == (1, known)
