@@ -9,6 +9,21 @@ from pathlib import Path
 from client.worker import app_digest
 from client.workspace import code_digest
 from tmca_core.errors import ConfigError
+from tmca_core.record import Record
+
+
+def approve_app(app: str, home: Path, by: str, note: str = "") -> tuple[str, str]:
+    """Approve an app at the site whose folder is `home`, unless it is approved; returns what `installed_app` does.
+
+    Raises:
+        ConfigError: see `installed_app`.
+        LedgerError: the site's record is damaged or cannot be written.
+    """
+    digest, code = installed_app(app)
+    record = Record.open(home / "record", make=True)
+    if digest not in record.approved():
+        record.note("approved", app=digest, code=code, by=by, note=note)
+    return digest, code
 
 
 def installed_app(app: str) -> tuple[str, str]:

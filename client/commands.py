@@ -42,13 +42,10 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Let an app run at this site; the first approval makes the site's record."""
-    from client.approvals import installed_app
-    from tmca_core.record import Record
+    from client.approvals import approve_app
 
-    digest, code = installed_app(app)
-    record = Record.open(home / "record", make=True)
-    record.note("approved", app=digest, code=code, by=getpass.getuser(), note=note)
-    emit(as_json, {"app": digest, "code": code, "approved": sorted(record.approved())}, f"approved {digest} (code {code[:12]}…).")
+    digest, code = approve_app(app, home, getpass.getuser(), note)
+    emit(as_json, {"app": digest, "code": code, "approved": sorted(_record(home).approved())}, f"approved {digest} (code {code[:12]}…).")
 
 
 def revoke(

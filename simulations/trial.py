@@ -108,12 +108,10 @@ def _start(processes: Processes, folder: Path, federation: Federation, ingress: 
 
 def _prepare(folder: Path, federation: Federation, app: Path) -> None:
     """Each site's own part, which a hospital does by hand: its ledger, and its approval of the app."""
-    from client.approvals import installed_app
+    from client.approvals import approve_app
     from tmca_core.privacy.ledger import Ledger
     from tmca_core.privacy.policy import load_policy
-    from tmca_core.record import Record
 
-    approved, code = installed_app(str(app))
     for site in federation.sites:
         own = folder / "sites" / site.name
         if not (own / "site.key").exists():
@@ -121,9 +119,7 @@ def _prepare(folder: Path, federation: Federation, app: Path) -> None:
         place = load_policy(own / "site.toml").ledger
         if not Path(place.folder).exists():
             Ledger.create(Path(place.folder), Path(place.witness) if place.witness else None)
-        record = Record.open(own / "state" / "record", make=True)
-        if approved not in record.approved():
-            record.note("approved", app=approved, code=code, by="tmca deploy up", note="trial on one machine")
+        approve_app(str(app), own / "state", "tmca deploy up", "trial on one machine")
 
 
 def _federation(folder: Path) -> Federation:

@@ -135,6 +135,7 @@ def _listen(debug: bool) -> None:
     handler = _ToStderr()
     handler.setFormatter(formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("flwr").propagate = False  # Flower's logger, of level DEBUG, has a handler of its own, which goes by FLWR_LOG_LEVEL
     for room in ("tmca_core", "client", "simulations"):
         logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)
     # The server's warnings are faults, which are events too: the table shows them.

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client.commands import approve
+from client.approvals import approve_app
 from simulations.bench.interface import BENCHMARKS, Measurement
 from simulations.engine import simulate
 from simulations.processes import Processes
@@ -26,7 +26,7 @@ from tmca_core.run import Run
 
 SITES, ROUNDS = 3, 3
 SMALL: dict[str, Any] = {
-    "data.image_size": 32, "network.name": "guide", "network.width": 8, "network.heads": 1, "training.steps": 2, "training.batch_size": 4,
+    "data.image_size": 32, "network.name": "guide", "network.width": 16, "network.heads": 2, "training.steps": 2, "training.batch_size": 4,
     "federation.rounds": ROUNDS, "federation.min_sites": SITES, "federation.wait": 180.0, "federation.byzantine": 0,
     "evaluation.every": 1, "evaluation.bootstrap": 0, "evaluation.bootstrap_rounds": 0,
 }  # fmt: skip
@@ -62,7 +62,7 @@ def deployment(
                 own = {"state": folder / f"state-{site}", "cache": folder / f"cache-{site}"}
                 home = None if stock else folder / f"home-{site}"
                 if home:
-                    approve(str(processes.app()), home, note="of this benchmark")
+                    approve_app(str(processes.app()), home, "tmca bench deployment")
                 processes.supernode(site, port, {"manifest": manifest, "site": site, **own}, home)
             for name in chosen:
                 start = time.perf_counter()

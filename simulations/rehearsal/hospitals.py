@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from simulations.rehearsal import clock, garbage
 from simulations.rehearsal.interface import Row, expect
-from simulations.rehearsal.live import comes_back, in_its_place, live, mid_round, others_go_on, refuses_meanwhile, short, struck
+from simulations.rehearsal.live import comes_back, in_its_place, live, mid_round, others_go_on, refuses_meanwhile, running, short, struck
 from simulations.rehearsal.outsiders import end_of_node
 from simulations.rehearsal.stage import Stage
 from tmca_core.deploy.keys import KEY
+
+RESTART = 10.0
+"""Seconds between two starts, as in the sites' units. A SuperLink turns a killed SuperNode away until it has missed two heartbeats."""
 
 
 def worker_killed(stage: Stage) -> str:
@@ -29,15 +33,25 @@ def node_killed(stage: Stage) -> str:
 
 
 def _killed(stage: Stage, site: str, part: str) -> str:
-    run = live(stage)
+    run, process, starts = live(stage), f"{site}-{part}", 0
     round = mid_round(stage, run)
-    stage.kill(f"{site}-{part}")
-    stage.start_again(f"{site}-{part}")
-    went = others_go_on(stage, run, site)
-    back = comes_back(stage, run, site, round)
+    stage.kill(process)
+
+    def back() -> bool:
+        """Start it as its unit does: again and again, with a pause between, for as long as it ends."""
+        nonlocal starts
+        if stage.pid(process) is None:
+            time.sleep(RESTART if starts else 0)
+            stage.start_again(process)
+            starts += 1
+        return run.trained(site) > round
+
+    went = others_go_on(stage, run, site, meanwhile=back)
+    stage.until(lambda: running(run) and back(), f"'{site}' to be back in a round after {round}")
     lost = run.faults(site, round - 1)
     told = f"lost its turn: {short(lost[0]['reason'], 100)}" if lost else "lost no turn"
-    return f"killed in round {round}, {told}; {went}; back in round {back}"
+    tries = f" after {starts} starts" if starts > 1 else ""
+    return f"killed in round {round}, {told}; {went}; back in round {run.trained(site)}{tries}"
 
 
 def disk_full(stage: Stage) -> str:

@@ -22,32 +22,42 @@ def live(stage: Stage) -> Played:
         values = SMALL | {"federation.rounds": MOST, "federation.min_sites": 1, "evaluation.every": MOST}
         run = stage.submit(LIVE, values | {"federation.deadline": stage.patience})
     here, last = run, run.round if run.starts > 1 else 0
-    stage.until(lambda: _running(stage, here) and all(here.trained(site) > last for site in stage.names), "all sites to train")
+    stage.until(lambda: running(here) and all(here.trained(site) > last for site in stage.names), "all sites to train")
     return run
 
 
-def _running(stage: Stage, run: Played) -> bool:
+def running(run: Played) -> bool:
+    """True, and Unexpected is raised where a run has ended."""
     expect(not run.done(), f"the run ended: {run.why()[:300]}")
     return True
 
 
 def comes_back(stage: Stage, run: Played, site: str, after: int) -> int:
     """Wait until a site's update is folded in a round above `after`; returns the round."""
-    stage.until(lambda: _running(stage, run) and run.trained(site) > after, f"'{site}' to be back in a round after {after}")
+    stage.until(lambda: running(run) and run.trained(site) > after, f"'{site}' to be back in a round after {after}")
     return run.trained(site)
 
 
-def others_go_on(stage: Stage, run: Played, site: str) -> str:
-    """Wait until the others have trained a round that was asked for from now on."""
+def others_go_on(stage: Stage, run: Played, site: str, meanwhile: Callable[[], object] = lambda: None) -> str:
+    """Wait until the others have trained a round that was asked for from now on.
+
+    Args:
+        meanwhile: called again and again.
+    """
     since, others = run.asked(), [name for name in stage.names if name != site]
-    stage.until(lambda: _running(stage, run) and all(run.trained(name) > since for name in others), f"the others to go on without '{site}'")
+
+    def further() -> bool:
+        meanwhile()
+        return running(run) and all(run.trained(name) > since for name in others)
+
+    stage.until(further, f"the others to go on without '{site}'")
     return f"round {since + 1} was trained by {', '.join(others)}"
 
 
 def mid_round(stage: Stage, run: Played) -> int:
     """Wait until a round has just been asked for; returns it."""
     before = run.asked()
-    stage.until(lambda: _running(stage, run) and run.asked() > before, "the next round", pause=0.02)
+    stage.until(lambda: running(run) and run.asked() > before, "the next round", pause=0.02)
     return run.asked()
 
 
@@ -55,7 +65,7 @@ def struck(stage: Stage, run: Played, site: str, told: str, before: int) -> dict
     """Wait for a fault of a site, after the first `before` of them, that is of this kind or whose reason holds this text."""
 
     def found() -> dict[str, Any] | None:
-        _running(stage, run)
+        running(run)
         return next((fault for fault in run.faults(site)[before:] if told in fault["reason"] or told == fault["kind"]), None)
 
     fault = stage.until(found, f"'{site}' to be named with '{told}'")
@@ -86,14 +96,13 @@ def short(text: str, most: int = 160) -> str:
 
 @contextmanager
 def in_its_place(stage: Stage, name: str, *command: str) -> Iterator[None]:
-    """Kill one of the deployment's processes and run another in its place meanwhile; then its own again."""
-    if stage.pid(name):
-        stage.kill(name)
+    """Stop one of the deployment's processes and run another in its place meanwhile, if one is named; then its own again."""
+    stage.terminate(name)
     try:
         if command:
             stage.start(name, *command)
         yield
     finally:
         if stage.pid(name):
-            stage.kill(name)
+            stage.terminate(name)
         stage.start_again(name)

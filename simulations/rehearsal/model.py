@@ -11,7 +11,7 @@ from simulations.rehearsal.played import Played
 from simulations.rehearsal.stage import SMALL, TOGETHER, Stage
 from tmca_core.run import Run
 
-ROUNDS = 8
+ROUNDS = 12
 CLOSE = 1e-5
 """Largest difference of a weight. The floating-point sums of the two are taken in another order."""
 TRAINED: dict[str, Any] = SMALL | {

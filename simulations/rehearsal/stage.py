@@ -140,6 +140,11 @@ class Stage:
         self.send(name, signal.SIGKILL)
         self.until(lambda: self.pid(name) is None, f"{name} to be gone")
 
+    def terminate(self, name: str) -> None:
+        """Stop a process as its machine would, with time to say that it gives up what it is at."""
+        self.send(name, signal.SIGTERM)
+        self.until(lambda: self.pid(name) is None, f"{name} to stop")
+
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
         """Meanwhile a process does nothing, as if its machine were out of reach."""
@@ -206,8 +211,11 @@ class Stage:
         """Whether a run has ended, well or not: in its own events, or where it did not come that far, by the SuperLink's list."""
         if run.done():
             return True
-        listed = self.flwr("ls", "--run-id", str(run.number), self.federation.name)["runs"]
-        return all(str(one["status"]).startswith("finished") for one in listed)
+        try:
+            listed = self.flwr("ls", "--run-id", str(run.number), self.federation.name).get("runs", ())
+        except Unexpected:  # the SuperLink may be the one that was killed
+            return False
+        return bool(listed) and all(str(one["status"]).startswith("finished") for one in listed)
 
     def end(self, run: Played) -> None:
         """Wait for the end of a run."""
