@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
 
 import httpx
@@ -14,12 +15,14 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from tmca_core.deploy.calls import SIGNATURE, signed_part
 
+log = logging.getLogger(f"flwr.{__name__}")
+
 
 class SignedCalls(NodeAuthHttpInterceptor):
     """Flower's headers, and a signature over time, path and content."""
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Sign a call."""
+        """Sign a call; where it is refused say why, for Flower ends the SuperNode without a word."""
 
         def sign(context: ProtobufRequestContext) -> httpx.Response:
             request = context.request
@@ -27,7 +30,13 @@ class SignedCalls(NodeAuthHttpInterceptor):
             add_headers(request, {SIGNATURE: b64encode(sign_message(self._private_key, part)).decode()})
             return call_next(context)
 
-        return super().intercept(context, sign)
+        response = super().intercept(context, sign)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            log.error(
+                "the SuperLink refuses this SuperNode's call (401): its key is not registered, or no longer, or the clock here is wrong; "
+                "`tmca deploy join` checks the clock."
+            )
+        return response
 
 
 def sign_calls() -> None:

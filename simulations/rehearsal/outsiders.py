@@ -104,7 +104,6 @@ def end_of_node(stage: Stage, name: str, address: str, ca: Path, key: Path | Non
     finally:
         if stage.pid(name):
             stage.kill(name)
-    expect(stage.processes.running[name].wait(30) != 0, f"the SuperNode ended as if all were well: {stage.log(name)[-300:]}")
     return stage.log(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -140,12 +141,14 @@ def test_what_is_wrong_is_one_line_each_and_the_exit_code(federation: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("late", "said"), [(timedelta(seconds=30), "30 s ahead of"), (timedelta(seconds=-400), "400 s behind"), (timedelta(seconds=-60), "")]
+    ("late", "said"), [(timedelta(seconds=60), "ahead of"), (timedelta(seconds=-400), "behind"), (timedelta(seconds=-60), "")]
 )
 def test_a_clock_that_the_coordinator_would_turn_away(late: timedelta, said: str, federation: Path) -> None:
     found = wrong(look(federation, Coordinator(late=late)))
     assert set(found) == ({"clock"} if said else set())
-    assert said in found.get("clock", "")
+    if said:
+        assert (told := re.search(rf"this machine is (\d+) s {said} the coordinator", found["clock"])), found
+        assert abs(int(told[1]) - abs(late.total_seconds())) < 20  # a busy machine takes its time over the question
 
 
 def test_a_coordinator_without_ingress_is_told_unless_it_is_a_trial(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_a_call_is_taken_once_and_forgotten_when_flower_would_refuse_its_time(mo
     now[0] += KEPT + 1
     calls._remember(b"c")
     assert list(calls._seen) == [b"c"]
+
+
+def test_a_refused_supernode_says_what_to_look_at(caplog: pytest.LogCaptureFixture) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    context = ProtobufRequestContext("", SendNodeHeartbeatRequest(), httpx.Request("POST", f"https://localhost:1{PATH}", content=BODY))
+    logger = logging.getLogger("flwr.client.signatures")
+    logger.addHandler(caplog.handler)
+    try:
+        SignedCalls(key, key.public_key()).intercept(context, lambda _: httpx.Response(401))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "its key is not registered, or no longer, or the clock here is wrong" in caplog.text
 
 
 def test_what_is_replaced_is_what_flower_uses() -> None:
