@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from simulations.processes import BIN
+from simulations.processes import BIN, alive
 from simulations.rehearsal import clock, impostor, table
 from simulations.rehearsal.commands import play, rehearse
 from simulations.rehearsal.garbage import spoilt
@@ -207,5 +207,4 @@ def test_some_rows_for_real(tmp_path: Path) -> None:
         name: None if name == "control-on-fleet" and shutil.which("nginx") is None else True for name in rows
     }
     assert (tmp_path / "out" / "rehearsal.md").read_text().startswith(f"{len(rows)} rows: ")
-    for path in (tmp_path / "out" / "trial" / "processes").glob("*/pid"):
-        assert not (Path("/proc") / path.read_text()).exists()
+    assert alive(tmp_path / "out" / "trial" / "processes") == {}
