@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tmca_core.messages import QUERY
 from tmca_core.privacy.chain import RECORD, Chain, Entry
 
 Kind = Literal["approved", "revoked", "answered", "refused", "began", "asked", "received", "model"]
@@ -85,7 +86,7 @@ class Comparison:
 
 
 def compare(coordinator: Sequence[Entry], site: Sequence[Entry], name: str) -> Comparison:
-    """Hold a coordinator's record of a run against a site's.
+    """Hold a coordinator's record of a run against a site's; of hellos, which ask for nothing, only the site keeps a record.
 
     Args:
         coordinator: entries of a run's record.
@@ -96,7 +97,7 @@ def compare(coordinator: Sequence[Entry], site: Sequence[Entry], name: str) -> C
     answered = {
         (entry["run"], entry["asked"], entry["round"], entry["digest"]): entry
         for entry in site
-        if entry["kind"] == "answered" and entry["run"] in runs and "error" not in entry
+        if entry["kind"] == "answered" and entry["run"] in runs and entry["asked"] != QUERY and "error" not in entry
     }
     asked, received = _crossed(coordinator, "asked", name), _crossed(coordinator, "received", name)
     wrong = [
