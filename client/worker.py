@@ -12,6 +12,7 @@ import io
 import logging
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def app_digest(content: bytes) -> str:
                 if info.filename.split("/")[0] in SITE_PACKAGES:
                     with archive.open(info) as file:
                         files[info.filename] = file.read(LARGEST_APP)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):  # all that zipfile raises
         return ""
     return sources_digest(files)
 

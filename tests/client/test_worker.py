@@ -133,6 +133,15 @@ def test_what_is_no_app_has_no_code(content: bytes) -> None:
     assert app_digest(content) == ""
 
 
+def test_an_app_whose_code_is_damaged_has_no_code(honest: Fab) -> None:
+    with zipfile.ZipFile(io.BytesIO(honest.content)) as archive:
+        first = archive.getinfo("client/app.py")
+    start = first.header_offset + 30 + len(first.filename)
+    for place in range(start, start + 60, 3):
+        damaged = honest.content[:place] + bytes([honest.content[place] ^ 0xFF]) + honest.content[place + 1 :]
+        assert app_digest(damaged) != code_digest()
+
+
 def test_nothing_leaves_where_the_record_cannot_be_written(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
     kept = a_record(tmp_path, honest)
     path = tmp_path / "record" / "record.jsonl"
