@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -18,6 +18,9 @@ from tmca_core.cli import emit
 from tmca_core.config import Config, load
 from tmca_core.dotted import Scalar
 from tmca_core.errors import ConfigError, TmcaError
+
+if TYPE_CHECKING:
+    from tmca_core.run import Run
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,29 @@ def run_trial(trial: Trial) -> dict[str, Any]:
 
     try:
         run = Run.create(trial.folder, trial.config)
-        kept = trial.folder / "baselines"
-        if trial.donor is not None and not kept.exists() and (trial.donor / "baselines").exists():
-            shutil.copytree(trial.donor / "baselines", kept)
+        if trial.donor is not None:
+            _share(trial.donor / "baselines", run)
         summary = run.read_json("run.json")
         if not summary.get("final") or "skipped_rows" not in summary:
             summary = run_experiment(trial.config, trial.folder, _ignore)
         return {"dice": summary["final"]["dice_image"], "error": ""}
     except TmcaError as error:
         return {"dice": None, "error": f"{type(error).__name__}: {error}"}
+
+
+def _share(baselines: Path, run: Run) -> None:
+    """Give a run the baselines of another, all or none.
+
+    Raises:
+        StorageError: they could not be written.
+    """
+    kept, tmp = run.folder / "baselines", run.folder / ".baselines.tmp"
+    if kept.exists() or not baselines.exists():
+        return
+    shutil.rmtree(tmp, ignore_errors=True)
+    with run.writing(kept):
+        shutil.copytree(baselines, tmp)
+        tmp.rename(kept)
 
 
 def _ignore(event: Mapping[str, Any]) -> None:

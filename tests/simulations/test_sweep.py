@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,26 @@ def test_the_command_writes_a_comparison(tmp_path: Path, capsys: pytest.CaptureF
     value = json.loads(capsys.readouterr().out)
     assert stop.value.code == 0 and value["failed"] == [] and value["rows"][0]["seeds"] == [0, 1]
     assert (tmp_path / "out" / "comparison.html").exists()
+
+
+def test_baselines_that_a_full_disk_cut_off_are_copied_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = plan(None, ["federation.algorithm=fedavg,fedprox"], [*SETTINGS, f"data.cache_dir={tmp_path / 'cache'}"], tmp_path)
+    run_trial(first)
+    written = 0
+
+    def full(source: str, target: str) -> str:
+        nonlocal written
+        written += 1
+        if written == 2:
+            Path(target).touch()
+            raise OSError(28, "No space left on device")
+        return shutil.copy2(source, target)
+
+    whole = shutil.copytree
+    monkeypatch.setattr(shutil, "copytree", lambda source, target: whole(source, target, copy_function=full))
+    told = run_trial(second)
+    assert "StorageError" in told["error"] and "No space left" in told["error"]
+    assert "make room" in told["error"] and not (second.folder / "baselines").exists()
+    monkeypatch.setattr(shutil, "copytree", whole)
+    assert run_trial(second)["error"] == ""
+    assert Run(second.folder).read_json("run.json")["baselines"] == Run(first.folder).read_json("run.json")["baselines"]
