@@ -27,11 +27,13 @@ class Turn:
     Attributes:
         site: its name.
         cohort: number of sites that are asked in a round.
+        scale: `scenario.poison_scale`.
         before: the site's answer of its turn before, as sent; None in its first. Filled in by `replay`.
     """
 
     site: str
     cohort: int
+    scale: float
     before: dict[str, RecordDict] = field(default_factory=dict)
 
 
@@ -92,6 +94,14 @@ def _filled(value: float) -> Callable[[Tensor], Tensor]:
     return change
 
 
+def flipped(content: RecordDict, turn: Turn) -> RecordDict:
+    """The update turned round, times `scale`.
+
+    One site in five that sends −Δ only shortens the mean step, to 3/5; from −4Δ on the mean of five like updates stands still or goes back.
+    """
+    return _changed(lambda tensor: tensor * -turn.scale)(content, turn)
+
+
 def replacement(content: RecordDict, turn: Turn) -> RecordDict:
     """The update of a model trained on masks inside out, times the cohort, so that their mean becomes that model.
 
@@ -134,7 +144,7 @@ ON_ANSWER: dict[str, Attack] = {
     "nan": _changed(_filled(float("nan")), first_only=True),
     "inf": _changed(_filled(float("inf")), first_only=True),
     "huge": _changed(lambda tensor: tensor * HUGE),
-    "sign-flip": _changed(torch.neg),
+    "sign-flip": flipped,
     "model-replacement": replacement,
     "replay": replay,
     "wrong-shape": _changed(lambda tensor: tensor.unsqueeze(0), first_only=True),

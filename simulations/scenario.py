@@ -99,7 +99,7 @@ class StagedApp:
         if site not in self.cast.poisoned or scenario.poison not in ON_ANSWER or round < scenario.poison_round or reply.has_error():
             return reply
         cohort = self.config.federation.cohort or len(self.cast.names)
-        self._turn = Turn(site, cohort, self._turn.before if self._turn else {})
+        self._turn = Turn(site, cohort, scenario.poison_scale, self._turn.before if self._turn else {})
         return Message(ON_ANSWER[scenario.poison](reply.content, self._turn), reply_to=message)
 
     def _poison(self, index: int, message: Message, context: Context) -> None:

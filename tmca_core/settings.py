@@ -320,6 +320,7 @@ class ScenarioSettings(Section):
         "", "nan", "inf", "huge", "sign-flip", "model-replacement", "label-flip", "swap-reports", "replay", "wrong-shape", "wrong-dtype",
         "missing-tensor", "extra-tensor", "duplicate", "raise",
     ] = Field("", description="What poisoned sites do (docs/simulations.md); empty: there are none.")  # fmt: skip
+    poison_scale: float = Field(1.0, gt=0, description="Of sign-flip: factor on the turned update.")
     poison_share: float = Field(0.2, ge=0, lt=1, description="Share of the sites that are poisoned, drawn by the seed; rounded up.")
     poison_sites: str = Field("", description="Names of the poisoned sites, comma-separated, in the place of a share.")
     poison_round: int = Field(1, ge=1, description="First round in which updates are spoilt; data are poisoned from the start.")

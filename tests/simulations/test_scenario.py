@@ -40,9 +40,9 @@ def tensors(content: RecordDict) -> dict[str, torch.Tensor]:
     return {name: to_tensor(name, array) for name, array in content.array_records[ARRAYS].items()}
 
 
-def attacked(kind: str, cohort: int = 5) -> dict[str, torch.Tensor]:
+def attacked(kind: str, cohort: int = 5, scale: float = 1.0) -> dict[str, torch.Tensor]:
     a, b = torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])
-    found = tensors(ON_ANSWER[kind](reply(a=a, b=b), Turn("x", cohort)))
+    found = tensors(ON_ANSWER[kind](reply(a=a, b=b), Turn("x", cohort, scale)))
     assert a.tolist() == [1.0, -2.0] and b.tolist() == [[3.0]], "the resident network's own tensors were changed"
     return found
 
@@ -52,6 +52,7 @@ def test_attacks_on_updates_by_hand() -> None:
     assert attacked("inf")["a"].tolist() == [float("inf"), -2.0]
     assert attacked("huge")["a"].tolist() == [HUGE, -2 * HUGE]
     assert attacked("sign-flip") == {"a": pytest.approx(torch.tensor([-1.0, 2.0])), "b": pytest.approx(torch.tensor([[-3.0]]))}
+    assert attacked("sign-flip", scale=5.0)["a"].tolist() == [-5.0, 10.0]
     assert attacked("model-replacement", cohort=7)["b"].tolist() == [[21.0]]
     assert attacked("wrong-shape")["a"].shape == (1, 2)
     assert attacked("wrong-dtype")["a"].dtype == torch.float64
@@ -62,7 +63,7 @@ def test_attacks_on_updates_by_hand() -> None:
 
 
 def test_replay_sends_the_turn_before_as_it_was() -> None:
-    turn, first = Turn("x", 5), reply(a=torch.tensor([1.0]))
+    turn, first = Turn("x", 5, 1.0), reply(a=torch.tensor([1.0]))
     assert tensors(ON_ANSWER["replay"](first, turn))["a"].tolist() == [1.0]
     tensors(first)["a"].mul_(9)  # the network trains on in the same memory
     again = ON_ANSWER["replay"](reply(a=torch.tensor([5.0])), turn)
