@@ -70,6 +70,7 @@ def _work(values: Mapping[str, Any], out: str, trap: str, whole: bool, account: 
     from tmca_core.training.device import set_threads
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever was started in the background of a shell ignores it
     config = parse(values)
     set_threads(config.training)
     if trap:
