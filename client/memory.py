@@ -154,13 +154,18 @@ class Memory:
         return self.folder / f"round-{round:03d}.safetensors"
 
 
+def is_run(run: str) -> bool:
+    """Whether it is such a name as servers of ours give their runs."""
+    return re.fullmatch(r"[0-9a-f]{1,32}", run) is not None
+
+
 def accepted_run(run: str) -> str:
     """The server's name for its run, if it is one that may become part of a path and of a ledger.
 
     Raises:
         PolicyRefusal: it is not.
     """
-    if not re.fullmatch(r"[0-9a-f]{1,32}", run):
+    if not is_run(run):
         raise PolicyRefusal(f"the server calls its run {run!r}: only up to 32 hexadecimal digits are accepted.")
     return run
 

@@ -32,10 +32,13 @@ from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client.memory import is_run
 from client.workspace import code_digest, leave_workspace
-from tmca_core.digests import SITE_PACKAGES, message_digest, sources_digest, tensors_digest
+from tmca_core.config import parse
+from tmca_core.digests import SITE_PACKAGES, message_digest, shared_digest, sources_digest, tensors_digest
 from tmca_core.errors import ConfigError, LedgerError, PolicyRefusal
 from tmca_core.messages import ARRAYS, REFUSED, SETTINGS, part_of
+from tmca_core.privacy.policy import load_policy, open_ledger
 from tmca_core.record import Record, figures
 from tmca_core.wire import tensors_of
 
@@ -43,6 +46,8 @@ log = logging.getLogger(f"flwr.{__name__}")
 
 LARGEST_APP = 50_000_000
 """Bytes of an app's files when unpacked."""
+LONGEST_KIND = 64
+"""Characters of a message's type that the record keeps."""
 
 
 @dataclass(frozen=True)
@@ -178,20 +183,39 @@ def answer(app: ClientApp, message: Message, context: Context, fab: Fab, record:
     Returns:
         The app's reply; an error reply where the app is not approved, or where the record cannot be written.
     """
-    asked = _facts(message)
+    about = {
+        "app": hashlib.sha256(fab.content).hexdigest(),
+        "asked": message.metadata.message_type[:LONGEST_KIND],
+        "flower_run": str(message.metadata.run_id),
+    }
     try:
-        refused = vet(fab, record)
-        if refused:
-            log.error("a %s message is refused: %s", message.metadata.message_type, refused)
-            record.note("refused", app=fab.hash_str, reason=refused, **asked)
-            return Message(Error(REFUSED, f"{PolicyRefusal.__name__}: this hospital's policy refuses. {refused}"), reply_to=message)
-        reply = app(message=message, context=context)
-        told = _told(reply)
-        record.note("answered", app=fab.hash_str, code=code_digest(), **asked, **told)
+        try:
+            return _answered(app, message, context, fab, record, about)
+        except LedgerError:
+            raise
+        except Exception as error:  # a message may hold anything, and whoever sent it is told that it was not answered
+            log.error("a %s message cannot be answered: %s: %s", about["asked"], type(error).__name__, error)
+            record.note("refused", reason=f"The message cannot be answered: {type(error).__name__}.", **about)
+            return _failed(message, type(error).__name__)
     except LedgerError as error:
-        log.error("a %s message is not answered: %s", message.metadata.message_type, error)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "LedgerError: details are in the site's own log"), reply_to=message)
+        log.error("a %s message is not answered: %s", about["asked"], error)
+        return _failed(message, LedgerError.__name__)
+
+
+def _answered(app: ClientApp, message: Message, context: Context, fab: Fab, record: Record, about: dict[str, Any]) -> Message:
+    """See `answer`; `about` gets what the message asks for."""
+    about |= _facts(message)
+    if refused := vet(fab, record):
+        log.error("a %s message is refused: %s", about["asked"], refused)
+        record.note("refused", reason=refused, **about)
+        return Message(Error(REFUSED, f"{PolicyRefusal.__name__}: this hospital's policy refuses. {refused}"), reply_to=message)
+    reply = app(message=message, context=context)
+    record.note("answered", code=code_digest(), **about, **_told(reply), **_ground(context, reply))
     return reply
+
+
+def _failed(message: Message, kind: str) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{kind}: details are in the site's own log"), reply_to=message)
 
 
 def vet(fab: Fab, record: Record) -> str:
@@ -224,18 +248,36 @@ def app_digest(content: bytes) -> str:
 
 
 def _facts(message: Message) -> dict[str, Any]:
-    """What a message asks for."""
+    """What a message asks for; its run and round only where they are what a server of ours calls them.
+
+    Raises:
+        UpdateRejected: its tensors cannot be read.
+    """
     content = message.content
     settings: Mapping[str, Any] = part_of(content, SETTINGS, ConfigRecord) or {}
-    weights = tensors_digest(content)
+    run, round = settings.get("run"), settings.get("round")
+    tensors = tensors_digest(content)
     return {
-        "asked": message.metadata.message_type,
-        "run": str(settings.get("run", "")),
-        "round": settings.get("round", 0),
-        "flower_run": str(message.metadata.run_id),
-        "request": message_digest(content, weights),
-        "weights": weights,
+        "run": run if isinstance(run, str) and is_run(run) else "",
+        "round": round if isinstance(round, int) and not isinstance(round, bool) and round >= 0 else 0,
+        "request": message_digest(content, tensors),
+        "weights": shared_digest(content, tensors),
     }
+
+
+def _ground(context: Context, reply: Message) -> dict[str, str]:
+    """What an answer stands on: the run's settings, and the newest entry of the hospital's ledger where it has a policy.
+
+    Raises:
+        ConfigError: the settings or the hospital's policy cannot be read, and it was answered all the same.
+        LedgerError: the ledger is damaged.
+    """
+    if reply.has_error():
+        return {}
+    found = {"config": parse(context.run_config).digest()}
+    if place := context.node_config.get("policy"):
+        found["ledger"] = open_ledger(load_policy(Path(str(place)))).read().entries[-1]["hash"]
+    return found
 
 
 def _told(reply: Message) -> dict[str, Any]:

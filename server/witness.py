@@ -8,7 +8,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from server.exchange import Answer
-from tmca_core.digests import message_digest, tensors_digest, weights_digest
+from tmca_core.digests import message_digest, shared_digest, tensors_digest, weights_digest
 from tmca_core.record import Record
 from tmca_core.run import Run
 
@@ -36,10 +36,10 @@ class Witness:
             yield from answers
             return
         first = next(iter(requests.values()))
-        weights, received = tensors_digest(first.content), dict[str, str]()
+        tensors, received = tensors_digest(first.content), dict[str, str]()
         about = {"run": self._name, "round": round, "asked": first.metadata.message_type}
-        sites = {site: message_digest(message.content, weights) for site, message in requests.items()}
-        self._record.note("asked", sites=sites, weights=weights, **about)
+        sites = {site: message_digest(message.content, tensors) for site, message in requests.items()}
+        self._record.note("asked", sites=sites, weights=shared_digest(first.content, tensors), **about)
         try:
             for answer in answers:
                 if answer.content is not None:

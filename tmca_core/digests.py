@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmca_core.algorithms import EXTRA
 from tmca_core.messages import ARRAYS
 from tmca_core.wire import tensors_of
 
@@ -30,10 +31,10 @@ def source_digest(root: Path) -> str:
 def sources_digest(files: Mapping[str, bytes]) -> str:
     """sha256 over those of the files (name → content) that a site runs: Python and JSON of `client` and `tmca_core`."""
     digest = hashlib.sha256()
-    for path in sorted(PurePosixPath(name) for name in files):
+    for path, name in sorted((PurePosixPath(name), name) for name in files):
         if path.parts[0] in SITE_PACKAGES and path.suffix in SOURCES:
-            digest.update(path.as_posix().encode())
-            digest.update(files[path.as_posix()])
+            digest.update(name.encode())
+            digest.update(files[name])
     return digest.hexdigest()
 
 
@@ -52,6 +53,17 @@ def message_digest(content: Mapping[str, Mapping[str, Any]], tensors: str = "") 
 def tensors_digest(content: Mapping[str, Mapping[str, Any]]) -> str:
     """sha256 over the tensors of a message: names, types, shapes and bytes; of none as of an empty record."""
     return weights_digest(tensors_of(content.get(ARRAYS, {})))
+
+
+def shared_digest(content: Mapping[str, Mapping[str, Any]], tensors: str) -> str:
+    """`weights_digest` of the shared weights of a message, without what an algorithm sends beside them.
+
+    Args:
+        tensors: `tensors_digest` of the message.
+    """
+    found = tensors_of(content.get(ARRAYS, {}))
+    shared = {name: tensor for name, tensor in found.items() if not name.startswith(EXTRA)}
+    return tensors if len(shared) == len(found) else weights_digest(shared)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tmca_core.messages import QUERY
+from tmca_core.messages import QUERY, TRAIN
 from tmca_core.privacy.chain import RECORD, Chain, Entry
 
 Kind = Literal["approved", "revoked", "answered", "refused", "began", "asked", "received", "model"]
@@ -93,29 +93,52 @@ def compare(coordinator: Sequence[Entry], site: Sequence[Entry], name: str) -> C
         site: entries of the record of the site `name`, of any number of runs.
     """
     began = [entry for entry in coordinator if entry["kind"] == "began"]
-    runs, codes = {entry["run"] for entry in began}, {entry["code"] for entry in began}
+    runs, codes, configs = ({entry[key] for entry in began} for key in ("run", "code", "config"))
     answered = {
         (entry["run"], entry["asked"], entry["round"], entry["digest"]): entry
         for entry in site
         if entry["kind"] == "answered" and entry["run"] in runs and entry["asked"] != QUERY and "error" not in entry
     }
-    asked, received = _crossed(coordinator, "asked", name), _crossed(coordinator, "received", name)
+    asked, received = _crossed(coordinator, "asked", name), _crossed(coordinator, "received", name).keys()
     wrong = [
         f"round {round}, {what}: the coordinator has an answer {digest[:12]}… of run {run} that the site's record has not."
         for run, what, round, digest in sorted(received - answered.keys())
     ]
     for (run, what, round, _), entry in sorted(answered.items()):
-        if (run, what, round, entry["request"]) not in asked:
+        weights = asked.get((run, what, round, entry["request"]))
+        if weights is None:
             wrong.append(f"round {round}, {what}: the site was asked {entry['request'][:12]}…, which the coordinator's record has not.")
+        elif weights != entry["weights"]:
+            wrong.append(f"round {round}, {what}: the site got weights {entry['weights'][:12]}…, the coordinator says {weights[:12]}….")
         if entry["code"] not in codes:
             wrong.append(f"round {round}, {what}: the site ran code {entry['code'][:12]}…, which the coordinator's record has not.")
+        if entry["config"] not in configs:
+            wrong.append(f"round {round}, {what}: the site was set {entry['config'][:12]}…, which the coordinator's record has not.")
     return Comparison(len(received & answered.keys()), len(answered.keys() - received), wrong)
 
 
-def _crossed(coordinator: Sequence[Entry], kind: Kind, name: str) -> set[tuple[str, str, int, str]]:
-    """(run, what, round, digest) of what went to the site `name`, or came from it, by a coordinator's record."""
+def astray(coordinator: Sequence[Entry]) -> list[str]:
+    """Where a coordinator's own record says that a round's sites did not all begin from the model of the round before, a line each.
+
+    A run that is started again goes on from the round that its `began` says: what came after that is forgotten.
+    """
+    start: dict[tuple[str, int], str] = {}
+    wrong = []
+    for entry in coordinator:
+        if entry["kind"] == "began":
+            start = {at: weights for at, weights in start.items() if at[0] != entry["run"] or at[1] <= entry["round"] + 1}
+        elif entry["kind"] == "model" or (entry["kind"] == "asked" and entry["asked"] == TRAIN):
+            round, weights = entry["round"] + (entry["kind"] == "model"), entry["weights"]
+            if (known := start.setdefault((entry["run"], round), weights)) != weights:
+                named = ", ".join(entry["sites"]) if entry["kind"] == "asked" else "the model before it"
+                wrong.append(f"round {round} begins from weights {known[:12]}… and, for {named}, from {weights[:12]}….")
+    return wrong
+
+
+def _crossed(coordinator: Sequence[Entry], kind: Kind, name: str) -> dict[tuple[str, str, int, str], str]:
+    """(run, what, round, digest) of what went to the site `name`, or came from it, by a coordinator's record; with the weights asked."""
     return {
-        (entry["run"], entry["asked"], entry["round"], entry["sites"][name])
+        (entry["run"], entry["asked"], entry["round"], entry["sites"][name]): entry.get("weights", "")
         for entry in coordinator
         if entry["kind"] == kind and name in entry["sites"]
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.fab import Fab
 from flwr.supercore.task_identity import TaskIdentity
@@ -20,8 +22,10 @@ from client.commands import approve, record, revoke
 from client.worker import answer, app_digest, vet
 from client.workspace import code_digest
 from simulations.processes import Processes
+from tmca_core.config import parse
 from tmca_core.errors import ConfigError
-from tmca_core.messages import REFUSED, SETTINGS
+from tmca_core.messages import ARRAYS, REFUSED, SETTINGS
+from tmca_core.privacy.ledger import Ledger
 from tmca_core.record import Record
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +57,7 @@ def honest() -> Fab:
 @pytest.fixture
 def asked() -> tuple[Message, Context]:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    content = RecordDict({SETTINGS: ConfigRecord({"run": "r1", "round": 3})})
+    content = RecordDict({SETTINGS: ConfigRecord({"run": "a1", "round": 3})})
     return Message(content, dst_node_id=2, message_type="train"), Context(1, 2, {}, RecordDict(), {})
 
 
@@ -80,8 +84,59 @@ def test_an_approved_app_is_answered_and_recorded_first(tmp_path: Path, honest: 
     reply = answer(echo(calls), *asked, honest, a_record(tmp_path, honest))
     assert calls == ["train"] and not reply.has_error()
     last = Record.open(tmp_path / "record").entries()[-1]
-    assert (last["kind"], last["asked"], last["run"], last["round"], last["code"]) == ("answered", "train", "r1", 3, code_digest())
+    assert (last["kind"], last["asked"], last["run"], last["round"], last["code"]) == ("answered", "train", "a1", 3, code_digest())
     assert last["values"] == {SETTINGS: {"round": 3, "share": "5 bytes"}}
+    assert last["config"] == parse({}).digest() and "ledger" not in last
+
+
+def test_an_answer_names_the_newest_entry_of_the_ledger(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    (tmp_path / "site.toml").write_text('[ledger]\nfolder = "ledger"\n')
+    Ledger.create(tmp_path / "ledger").note("figures", purpose="hello", metrics=[])
+    message, context = asked
+    context.node_config = {"policy": str(tmp_path / "site.toml")}
+    answer(echo([]), message, context, honest, a_record(tmp_path, honest))
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert last["ledger"] == Ledger.open(tmp_path / "ledger").read().entries[-1]["hash"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"run": "a1", "round": math.nan}, ("a1", 0)),
+        ({"run": "a1", "round": b"x"}, ("a1", 0)),
+        ({"run": "a1", "round": -1}, ("a1", 0)),
+        ({"run": "a1", "round": True}, ("a1", 0)),
+        ({"run": "x" * 3_000_000, "round": 2}, ("", 2)),
+        ({"run": 5, "round": 2}, ("", 2)),
+    ],
+)
+def test_the_record_takes_only_a_round_and_a_run_of_ours(
+    tmp_path: Path, honest: Fab, asked: tuple[Message, Context], settings: dict[str, Any], kept: tuple[str, int]
+) -> None:
+    message = Message(RecordDict({SETTINGS: ConfigRecord(settings)}), dst_node_id=2, message_type="train")
+    reply = answer(echo([]), message, asked[1], honest, a_record(tmp_path))
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert reply.error.code == REFUSED and (last["kind"], last["run"], last["round"]) == ("refused", *kept)
+    assert (tmp_path / "record" / "record.jsonl").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_message_that_cannot_be_read_is_noted_and_told(
+    tmp_path: Path, honest: Fab, asked: tuple[Message, Context], approved: bool
+) -> None:
+    calls: list[str] = []
+    content = RecordDict({SETTINGS: ConfigRecord({"round": 3}), ARRAYS: ArrayRecord({"x": Array("float32", (9,), "pickle", b"123")})})
+    message = Message(content, dst_node_id=2, message_type="train")
+    reply = answer(echo(calls), message, asked[1], honest, a_record(tmp_path, *[honest] * approved))
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert calls == [] and reply.has_error() and "UpdateRejected" in (reply.error.reason or "")
+    assert last["kind"] == "refused" and last["app"] == honest.hash_str and "UpdateRejected" in last["reason"]
+
+
+def test_the_record_takes_no_hash_from_the_one_who_announces_it(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
+    answer(echo([]), *asked, Fab("f" * 3_000_000, honest.content, {}), a_record(tmp_path))
+    last = Record.open(tmp_path / "record").entries()[-1]
+    assert last["app"] == honest.hash_str and (tmp_path / "record" / "record.jsonl").stat().st_size < 10_000
 
 
 def test_an_app_that_nobody_approved_does_not_run(tmp_path: Path, honest: Fab, asked: tuple[Message, Context]) -> None:
@@ -126,6 +181,11 @@ def test_a_zip_bomb_is_not_unpacked() -> None:
             file.write(b"\0" * 1_000_000)
     assert len(buffer.getvalue()) < 100_000
     assert app_digest(buffer.getvalue()) == ""
+
+
+def test_a_path_that_is_written_oddly_makes_other_code(honest: Fab) -> None:
+    odd = packed({**own_code(), "client//app.py": b""})
+    assert app_digest(odd.content) not in ("", code_digest())
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"])

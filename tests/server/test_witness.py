@@ -51,6 +51,14 @@ def test_questions_before_answers_after(run: Run) -> None:
     assert received["sites"] == {"ghent": message_digest(reply)} and received["asked"] == "train"
 
 
+def test_the_weights_are_told_without_what_the_algorithm_sends_beside_them(run: Run) -> None:
+    arrays = packed({**WEIGHTS, "extra/variate.a": torch.ones(2, 3)})
+    message = request("train", 2, arrays, {"round": 1}, "1")
+    list(Witness(run, "r1", "config", "code", 0).watch({"ghent": message}, 1, iter([])))
+    (asked,) = entries(run, "asked")
+    assert asked["weights"] == weights_digest(WEIGHTS) and asked["sites"] == {"ghent": message_digest(message.content)}
+
+
 def test_what_had_come_is_kept_where_the_round_is_broken_off(run: Run) -> None:
     witness = Witness(run, "r1", "config", "code", 0)
     answers = witness.watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ import torch
 from tmca_core.deploy.records import compare
 from tmca_core.digests import message_digest, sources_digest, weights_digest
 from tmca_core.errors import ConfigError, LedgerError
-from tmca_core.record import Record
+from tmca_core.record import Record, astray
 
 ASKED = {"run": "r1", "asked": "train", "round": 1}
 
 
-def both(tmp_path: Path, *, request: str = "q", code: str = "c", digest: str = "d") -> tuple[Path, Path]:
+def both(
+    tmp_path: Path, *, request: str = "q", code: str = "c", digest: str = "d", weights: str = "w", config: str = "s"
+) -> tuple[Path, Path]:
     """A run's folder and a site's record of the same single turn; the site's as told."""
     coordinator = Record.open(tmp_path / "run" / "record", make=True)
     coordinator.note("began", run="r1", round=0, config="s", code="c")
@@ -24,7 +27,7 @@ def both(tmp_path: Path, *, request: str = "q", code: str = "c", digest: str = "
     coordinator.note("received", **ASKED, sites={"ghent": "d"})
     site = Record.open(tmp_path / "ghent", make=True)
     site.note("approved", app="a", code="c", by="somebody", note="")
-    site.note("answered", app="a", code=code, **ASKED, request=request, weights="w", digest=digest)
+    site.note("answered", app="a", code=code, config=config, **ASKED, request=request, weights=weights, digest=digest)
     return tmp_path / "run", tmp_path / "ghent"
 
 
@@ -74,6 +77,8 @@ def test_two_honest_records_agree(tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"request": "other"}, "the site was asked other…"),
         ({"code": "other"}, "the site ran code other…"),
         ({"digest": "other"}, "the coordinator has an answer d…"),
+        ({"weights": "other"}, "the site got weights other…, the coordinator says w…"),
+        ({"config": "other"}, "the site was set other…"),
     ],
 )
 def test_two_records_that_differ_are_named(tmp_path: Path, told: dict[str, str], message: str) -> None:
@@ -82,9 +87,38 @@ def test_two_records_that_differ_are_named(tmp_path: Path, told: dict[str, str],
         compare(run, [f"ghent={site}"])
 
 
+def test_sites_that_got_different_weights_in_one_round_are_named(tmp_path: Path) -> None:
+    coordinator = Record.open(tmp_path / "run" / "record", make=True)
+    coordinator.note("began", run="r1", round=0, config="s", code="c")
+    for name, weights in (("ghent", "w"), ("lyon", "x")):  # each told truly, and each site's record agrees with its own
+        coordinator.note("asked", **ASKED, sites={name: f"q-{weights}"}, weights=weights)
+        coordinator.note("received", **ASKED, sites={name: f"d-{name}"})
+        site = Record.open(tmp_path / name, make=True)
+        site.note("answered", app="a", code="c", config="s", **ASKED, request=f"q-{weights}", weights=weights, digest=f"d-{name}")
+    with pytest.raises(LedgerError, match="round 1 begins from weights w… and, for lyon, from x…"):
+        compare(tmp_path / "run", [f"ghent={tmp_path / 'ghent'}", f"lyon={tmp_path / 'lyon'}"])
+
+
+def test_a_round_begins_from_the_model_before_it_also_where_the_run_was_started_again() -> None:
+    def entry(kind: str, round: int, weights: str = "", asked: str = "train") -> dict[str, Any]:
+        return {"kind": kind, "run": "r1", "round": round, "weights": weights, "asked": asked, "sites": {"ghent": "q"}}
+
+    honest = [
+        *(entry("began", 0), entry("model", 0, "w0"), entry("asked", 1, "w0"), entry("asked", 1, "average", "evaluate")),
+        *(entry("model", 1, "w1"), entry("asked", 2, "w1"), entry("model", 2, "w2"), entry("asked", 3, "w2")),
+        # Stopped before the checkpoint of round 2 was on the disk: it is done again, with other noise.
+        *(entry("began", 1), entry("asked", 2, "w1"), entry("model", 2, "v2"), entry("asked", 3, "v2")),
+    ]
+    assert astray(honest) == []
+    assert len(astray([*honest, entry("asked", 3, "x")])) == 1
+    assert len(astray([*honest, entry("model", 3, "v3"), entry("asked", 4, "x")])) == 1
+    assert len(astray([*honest, entry("model", 2, "x")])) == 1
+    assert len(astray([*honest, entry("began", 1), entry("asked", 2, "x")])) == 1
+
+
 def test_an_answer_that_was_lost_on_its_way_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, site = both(tmp_path)
-    Record.open(site).note("answered", app="a", code="c", **ASKED, request="q", weights="w", digest="late")
+    Record.open(site).note("answered", app="a", code="c", config="s", **ASKED, request="q", weights="w", digest="late")
     compare(run, [f"ghent={site}"])
     assert "1 left the site and did not count" in capsys.readouterr().out
 
