@@ -2,7 +2,8 @@
 
 A line has `time`, `level`, `logger`, `message`, and `run`, `round` and `site` where these are known. What a site's rooms put into a message
 (an error's text, a path, the name of a case) may say who a patient is, so of it only numbers and the program's own words are kept, and the
-rest reads "[withheld]"; the plain log at the site has it. A server's rooms know nothing of any case, and what they say is kept whole.
+rest reads "[withheld]"; the plain log at the site has it. A server's rooms know nothing of any case, and what they say is kept whole. What
+other packages say is withheld whole: a library may put a header's text into any message.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def listen_under_flower() -> None:
 
 
 def _message(record: logging.LogRecord, facts: Mapping[str, Any]) -> str:
-    """The text, of a site's rooms without what might be of a case."""
+    """The text, of a site's rooms without what might be of a case; of foreign ones (pydicom, httpx) nothing, whose words are not ours."""
+    if not any(f"{record.name}.".startswith(f"{room}.") for room in ROOMS):
+        return _WITHHELD
     if record.name.removeprefix("flwr.").split(".")[0] in _CASELESS or not record.args:
         return record.getMessage()
     known = _WORDS | {str(value) for value in facts.values()}

@@ -71,6 +71,15 @@ def test_a_site_s_lines_keep_numbers_and_the_program_s_own_words(lines: Any) -> 
     assert "Smith" not in json.dumps([first, second])
 
 
+def test_what_other_packages_say_is_withheld_whole() -> None:
+    def told(name: str) -> str:
+        record = logging.LogRecord(name, logging.WARNING, __file__, 1, "Invalid value for VR DS: 'Smith'", (), None)
+        return str(json.loads(JsonLines().format(record))["message"])
+
+    assert {told(name) for name in ("pydicom", "py.warnings", "flwr", "clients", "root")} == {"[withheld]"}
+    assert "Smith" in told("server.rounds") and "Smith" in told("flwr.server.app")
+
+
 def test_nothing_of_a_case_is_in_a_hospital_s_lines(tmp_path: Path, lines: Any) -> None:
     """A run over a manifest with a damaged image and a case without a patient's id in the names of files, then an error over all of it."""
     hospital = Hospital.make(tmp_path, cases=12)

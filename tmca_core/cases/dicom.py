@@ -36,7 +36,8 @@ def read_dicom(path: Path) -> NDArray[np.uint8]:
     if ds.get("SOPClassUID") == SEGMENTATION:
         raise ImageError(path, f"{path.name} is a DICOM segmentation, not an image; it belongs in the column 'mask'.")
     colour = str(ds.get("PhotometricInterpretation", ""))
-    _refuse_mirrored(path, ds)
+    with decoding(path, "DICOM"):
+        _refuse_mirrored(path, ds)
     stored = _stored(path, ds)
     with decoding(path, "DICOM"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of every odd attribute; what matters is checked here
@@ -49,9 +50,7 @@ def read_dicom(path: Path) -> NDArray[np.uint8]:
             top = (1 << int(ds.get("BitsStored", 8))) - 1
             return stored if stored.dtype == np.uint8 and top == 255 else to_bytes(stored, 0, top)
         if colour not in ("MONOCHROME1", "MONOCHROME2"):
-            raise ImageError(
-                path, f"{path.name} has the photometric interpretation '{colour}', which is not read. Export it as MONOCHROME2 or RGB."
-            )
+            raise ImageError(path, f"{path.name} has a photometric interpretation that is not read. Export it as MONOCHROME2 or RGB.")
         pixels = _windowed(path, ds, stored)
         if colour == "MONOCHROME1":
             pixels = np.uint8(255) - pixels
@@ -66,7 +65,8 @@ def read_dicom_values(path: Path) -> NDArray[Any]:
         ImageError: several frames or segments, a fractional segmentation, or damaged; or a SEG while highdicom is absent.
     """
     ds = _dataset(path)
-    _refuse_mirrored(path, ds)
+    with decoding(path, "DICOM"):
+        _refuse_mirrored(path, ds)
     return _segment(path) if ds.get("SOPClassUID") == SEGMENTATION else _stored(path, ds)
 
 
@@ -118,7 +118,8 @@ def _stored(path: Path, ds: Dataset) -> NDArray[Any]:
         try:
             return pixel_array(ds)  # YBR becomes RGB
         except Exception as error:  # codecs raise anything on damaged frames, and RuntimeError where a codec is missing
-            text = " ".join(str(error).split())[:240]
+            text = " ".join(str(error).split())  # kept only where it is of a codec that is not installed: else it may be the header's
+            text = text[:240] if "missing dependencies" in text else type(error).__name__
             raise ImageError(path, f"{path.name}: its pixels cannot be decoded ({text}).") from None
 
 

@@ -145,7 +145,9 @@ def write_segments(
                 omit_empty_frames=False,  # a reader must be able to tell "nothing there" from "not looked for"
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what highdicom finds missing or wrong in the film's header
-            raise ImageError(film, f"no DICOM SEG can refer to {film.name}: {' '.join(str(error).split())[:240]}.") from None
+            # An AttributeError says which attribute is missing; others may say what stands in one.
+            what = " ".join(str(error).split())[:240] if isinstance(error, AttributeError) else f"its header is odd ({type(error).__name__})"
+            raise ImageError(film, f"no DICOM SEG can refer to {film.name}: {what}.") from None
     _save(made, out)
 
 

@@ -27,6 +27,9 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 VIEWS = ("AP", "PA", "CC", "MLO", "LMO", "XCCL", "XCCM", "FB", "SIO", "ISO", "RLO", "LLO", *LATERAL)
 """Views that a table may name: any other text of the header stays outside, for it may be anything."""
 
+DAMAGED = (ValueError, KeyError, AttributeError, NotImplementedError, EOFError, TypeError, OverflowError)
+"""What pydicom raises on a header that is damaged."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -98,18 +101,28 @@ def read_object(path: Path, wanted: Wanted, ids: Pseudonyms, number: int) -> Fil
         Unusable: what it is instead, or what is wrong with it.
         ConfigError: it is a segmentation, and highdicom is not installed.
     """
-    head = _header(path)
-    uid = str(head.get("SOPInstanceUID") or "")
-    id = ids.of("film", uid) if uid else ""
+    from pydicom.config import disable_value_validation
+
+    head, id = _header(path), ""
     try:
-        if head.get("SOPClassUID") == SEGMENTATION:
-            return _masks(path, wanted, ids)
-        _judge(head, wanted)
-        pixels = read_dicom(path)
+        with disable_value_validation(), warnings.catch_warnings():  # else pydicom warns and logs, in the header's own words
+            warnings.simplefilter("ignore")
+            uid = str(head.get("SOPInstanceUID") or "")
+            id = ids.of("film", uid) if uid else ""
+            if head.get("SOPClassUID") == SEGMENTATION:
+                return _masks(path, wanted, ids)
+            _judge(head, wanted)
+            return _film(path, head, id, ids, number)
     except ImageError as error:
         raise Unusable(error.reason.replace(path.name, "the file"), id) from None
     except Unusable as fault:
         raise Unusable(fault.reason, id) from None
+    except DAMAGED as error:  # pydicom reads an attribute when it is asked for, so that a damaged one shows only now
+        raise Unusable(f"has a header that cannot be read ({type(error).__name__}): it is damaged.", id) from None
+
+
+def _film(path: Path, head: Dataset, id: str, ids: Pseudonyms, number: int) -> Film:
+    pixels = read_dicom(path)
     accession = str(head.get("AccessionNumber") or "").strip()
     return Film(
         id,
@@ -144,7 +157,7 @@ def _header(path: Path) -> Dataset:
             return head
     except OSError as error:
         raise Unusable(f"cannot be opened ({error.strerror or type(error).__name__}).") from None
-    except (InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError, TypeError) as error:
+    except (InvalidDicomError, *DAMAGED) as error:
         raise Unusable(f"cannot be read as DICOM ({type(error).__name__}): it is truncated or damaged.") from None
 
 

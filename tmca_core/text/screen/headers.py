@@ -77,6 +77,6 @@ def read_header(path: Path, row: int) -> Header | None:
             removed = str(ds.get("PatientIdentityRemoved", "")).upper() == "YES"
             held = [name for name in PERSONAL if not _EMPTY.fullmatch(str(ds.get(name) or ""))]
             burned = str(ds.get("BurnedInAnnotation", "")).upper() or None
-    except (OSError, InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError):
+    except (OSError, InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError, TypeError):
         return None
     return Header(row, tuple(name for name in held if not (removed and name == "PatientID")), burned)

@@ -59,6 +59,38 @@ def test_films_become_cases_with_the_pixels_that_their_reader_gives(tmp_path: Pa
     assert len(manifest.cases) == 3 and not manifest.skipped
 
 
+@pytest.mark.parametrize(
+    "attribute", ["NumberOfFrames", "WindowCenter", "ImageOrientationPatient", "PixelPaddingRangeLimit", "Rows", "PhotometricInterpretation"]
+)
+def test_a_damaged_header_costs_its_film_alone_and_no_word_of_it_is_told(
+    tmp_path: Path, attribute: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The damage is a person's name, as a modality or a gateway that mixes up attributes writes it."""
+    source, out, name = tmp_path / "in", tmp_path / "out", b"KRAWCZYK88"
+    film(source / "b.dcm", pixels(2))
+    if attribute == "Rows":  # two bytes by their kind, so that ten of them are no number
+        film(source / "a.dcm", pixels(1))
+        data = (source / "a.dcm").read_bytes()
+        at = data.index(b"\x28\x00\x10\x00US\x02\x00")
+        (source / "a.dcm").write_bytes(data[: at + 6] + b"\x0a\x00" + name + data[at + 10 :])
+    elif attribute == "PixelPaddingRangeLimit":
+        film(source / "a.dcm", pixels(1), PixelPaddingValue=0, PixelPaddingRangeLimit=1)
+        data = (source / "a.dcm").read_bytes()
+        at = data.index(b"\x28\x00\x21\x01")
+        (source / "a.dcm").write_bytes(data[: at + 6] + b"\x0a\x00" + name + data[at + 10 :])
+    else:
+        held = {"ImageOrientationPatient": ["1111111111", 0, 0, 0, 1, 0], "PhotometricInterpretation": "1111111111"}
+        film(source / "a.dcm", pixels(1), **{attribute: held.get(attribute, "1111111111")})
+        data = (source / "a.dcm").read_bytes()
+        assert data.count(b"1111111111") == 1
+        (source / "a.dcm").write_bytes(data.replace(b"1111111111", name))
+    done = import_films(folder_of(source), out, IDS)
+    assert (done.films, [one.number for one in done.skipped]) == (1, [1])
+    assert done.skipped[0].id
+    said = "".join(capfd.readouterr()) + json.dumps(done.to_json(show=True)) + done.skipped[0].reason
+    assert "KRAW" not in said.upper()
+
+
 def test_nothing_that_is_written_names_anybody(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     ds = film(source / "Krawczyk_Zbigniew.dcm", StudyDescription="Krawczyk", SeriesDescription="St. Brendan", ViewPosition="KRAWCZYK")
