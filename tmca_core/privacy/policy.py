@@ -177,6 +177,8 @@ class Policy(Section):
                 _refuse("privacy.required", "updates without noise", "true: privacy.enabled must be set")
             if not request.steps:
                 _refuse("metrics.case_counts", "as many steps as the cases take", "no exact count leaves: training.steps must be set")
+            if request.steps > privacy.max_steps:
+                _refuse("privacy.max_steps", f"{request.steps} steps in the run", f"at most {privacy.max_steps}")
             return
         # Written so that NaN is refused.
         if not 0 < request.delta <= privacy.delta:

@@ -150,3 +150,11 @@ def test_the_ledger_is_where_the_policy_says_and_is_never_made_on_the_way(tmp_pa
     assert open_ledger(found).read().state == "intact"
     with pytest.raises(LedgerError):
         open_ledger(policy(tmp_path, '[ledger]\nfolder = "spent"'))
+
+
+def test_a_plain_run_keeps_to_the_ceiling_of_steps_too(tmp_path: Path) -> None:
+    plain = replace(GOOD, private=False, noise_multiplier=0.0, sample_rate=0.0, target_epsilon=0.0)
+    found = policy(tmp_path, TOML.replace("[privacy]", "[privacy]\nrequired = false"))
+    found.check(replace(plain, steps=1000))
+    with pytest.raises(PolicyRefusal, match=r"Rule: privacy\.max_steps; asked: 1001 steps in the run; bound: at most 1000"):
+        found.check(replace(plain, steps=1001))
