@@ -159,7 +159,8 @@ class FrozenEncoder(TextEncoder):
             from safetensors import SafetensorError
 
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
-            options["dtype"] = torch.float32
+            # CXR-BERT is published as pytorch_model.bin, a pickle: torch's restricted reader takes tensors from it and runs nothing.
+            options |= {"dtype": torch.float32, "weights_only": True}
             kind: Any = transformers.AutoModel
             if self._is_bert():
                 ours = {

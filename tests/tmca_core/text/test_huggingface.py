@@ -164,6 +164,30 @@ def test_weights_of_another_model_are_refused_instead_of_left_random(cxr_folder:
         broken(*broken.tokenize(["Left lung."]))
 
 
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_of_published_pickled_weights_only_tensors_are_taken(cxr_folder: Path, tmp_path: Path) -> None:
+    folder, mark = copied(cxr_folder, tmp_path / "bin"), tmp_path / "mark"
+    (folder / "model.safetensors").unlink()
+    torch.save(bert_state(CONFIG), folder / "pytorch_model.bin")
+    encoder = FrozenEncoder(folder)
+    same = FrozenEncoder(cxr_folder)
+    asked = same.tokenize(["Left lung."])
+    assert torch.equal(encoder(*asked), same(*asked))
+    torch.save({**bert_state(CONFIG), "trap": Trap(mark)}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        FrozenEncoder(folder)(*asked)
+    assert not mark.exists()
+
+
 def test_a_vocabulary_that_does_not_fit_is_refused(cxr_folder: Path, tmp_path: Path) -> None:
     tiny = copied(cxr_folder, tmp_path / "tiny")
     (tiny / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
