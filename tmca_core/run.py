@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor  # the ledger writes through this module, and needs no torch
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `path` so that a reader or a crash sees the old file or the new one (tmp, fsync, rename)."""
+def write_atomically(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write `path` so that a reader or a crash sees the old file or the new one (tmp, fsync, rename).
+
+    Args:
+        private: nobody but the owner can read it, from its first byte on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with tmp.open("wb") as file:
+    handle = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+    with os.fdopen(handle, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())

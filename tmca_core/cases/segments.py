@@ -40,6 +40,13 @@ class SegmentRules(Section):
     type: Code = Field(("SCT", "52988006", "Lesion"), description="Segmented property type (DICOM CID 7151 and others).")
 
 
+IMPERSONAL = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"),
+    *("Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("ImagePositionPatient", "ImageOrientationPatient"),
+)
+"""Attributes of a film that a SEG without a person takes over. The UIDs lead back to the film, for whoever has it."""
+
 DEFAULTS: Mapping[str, SegmentRules] = {
     "lung": SegmentRules(category=_ANATOMY, type=("SCT", "39607008", "Lung")),
     "lungs": SegmentRules(category=_ANATOMY, type=("SCT", "39607008", "Lung")),
@@ -90,9 +97,16 @@ def load_codes(path: Path | None) -> dict[str, SegmentRules]:
 
 
 def write_segments(
-    film: Path, masks: Mapping[str, NDArray[np.bool_]], out: Path, *, codes: Mapping[str, SegmentRules], algorithm: str, version: str
+    film: Path,
+    masks: Mapping[str, NDArray[np.bool_]],
+    out: Path,
+    *,
+    codes: Mapping[str, SegmentRules],
+    algorithm: str,
+    version: str,
+    person: bool = True,
 ) -> None:
-    """Write masks as one binary DICOM SEG over their film, a segment each, also where a mask is empty.
+    """Write masks as one binary DICOM SEG over their film, a segment each, also where a mask is empty; for its owner to read alone.
 
     Patient, study and frame of reference are the film's own, so the file says as much of the person as the film does.
 
@@ -102,13 +116,14 @@ def write_segments(
         out: file to write.
         codes: as `load_codes` gives them.
         algorithm, version: who drew, as viewers show it.
+        person: without it nothing of the film's header is taken but its UIDs and its geometry.
 
     Raises:
         ConfigError: highdicom is not installed.
         ImageError: the film is no single-frame DICOM image, is of another size, or lacks what a SEG must refer to.
     """
     highdicom = _highdicom("DICOM SEG is written by highdicom")
-    source = _film(film, next(iter(masks.values())).shape)
+    source = _film(film, next(iter(masks.values())).shape, person)
     who = highdicom.AlgorithmIdentificationSequence(name=algorithm[:64], family=_code(highdicom, _AI), version=version[:64])
     described = []
     for number, name in enumerate(masks, start=1):
@@ -146,7 +161,9 @@ def write_segments(
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what highdicom finds missing or wrong in the film's header
             # An AttributeError says which attribute is missing; others may say what stands in one.
-            what = " ".join(str(error).split())[:240] if isinstance(error, AttributeError) else f"its header is odd ({type(error).__name__})"
+            what = (
+                " ".join(str(error).split())[:240] if isinstance(error, AttributeError) else f"its header is odd ({type(error).__name__})"
+            )
             raise ImageError(film, f"no DICOM SEG can refer to {film.name}: {what}.") from None
     _save(made, out)
 
@@ -194,18 +211,27 @@ def _highdicom(what: str) -> ModuleType:
     return module
 
 
-def _film(path: Path, shape: Sequence[int]) -> Dataset:
-    """The header that a SEG refers to; pixels are not needed."""
+def _film(path: Path, shape: Sequence[int], person: bool) -> Dataset:
+    """The header that a SEG refers to, or of it only what names nobody; pixels are not needed."""
     if kind_of(path) != "dicom":
         raise ImageError(path, f"{path.name} is no DICOM image, so no DICOM SEG can refer to it. Write a PNG.")
     import pydicom
 
     with decoding(path, "DICOM"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        source = pydicom.dcmread(path, stop_before_pixels=True)
+        source: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
         size = (int(source.Rows), int(source.Columns))
     if size != tuple(shape):
         raise ImageError(path, f"{path.name} is {size[1]} × {size[0]} pixels, its mask {shape[1]} × {shape[0]}.")
+    if not person:
+        about, whole = source.file_meta, source
+        source = pydicom.Dataset()
+        for name in IMPERSONAL:
+            if name in whole:
+                source.add(whole[name])
+        source.file_meta = about
+    if "PixelSpacing" in source and "SliceThickness" not in source:  # a radiograph has none, and readers want both or neither
+        del source.PixelSpacing
     # Type 2 attributes may be empty and must be there; some exports leave them out.
     for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
         if name not in source:
@@ -220,11 +246,11 @@ def _code(highdicom: ModuleType, code: Code) -> Any:
 
 
 def _save(made: Dataset, out: Path) -> None:
-    """Whole or not at all: a PACS may be watching the folder."""
+    """Whole or not at all, for a PACS may be watching the folder; and for its owner alone, for it may name a person."""
     import io
 
     from tmca_core.run import write_atomically
 
     buffer = io.BytesIO()
     made.save_as(buffer, enforce_file_format=True)
-    write_atomically(out, buffer.getvalue())
+    write_atomically(out, buffer.getvalue(), private=True)

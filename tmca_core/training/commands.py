@@ -132,6 +132,9 @@ def predict(
     report: Annotated[str, typer.Option(help="The report's text; without it the mask follows from the image alone.")] = "",
     laterality: Annotated[Literal["patient", "image"], typer.Option(help="Whose left the report means.")] = "patient",
     codes: Annotated[Path | None, typer.Option(help="Labels and codes of segments (TOML, a table a target), for NAME.dcm.")] = None,
+    without_person: Annotated[
+        bool, typer.Option("--without-person", help="NAME.dcm takes over the film's UIDs and geometry, and nothing that names somebody.")
+    ] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -168,7 +171,7 @@ def predict(
         logits = torch.nn.functional.interpolate(logits.float(), size=pixels.shape[:2], mode="bilinear", align_corners=False)
     masks = (logits[0] > math.log(threshold / (1 - threshold))).cpu().numpy()
     names = config.data.target_names
-    files = _write_masks(dict(zip(names, masks, strict=True)), out, image, rules, config.network.name, network)
+    files = _write_masks(dict(zip(names, masks, strict=True)), out, image, rules, config.network.name, network, not without_person)
     image_only = not network.uses_text or not bool(batch.kinds.any())
     shares = [float(mask.mean()) for mask in masks]
     found = [{"mask": str(file), "area_share": share} for file, share in zip(files, shares, strict=True)]
@@ -182,7 +185,13 @@ def predict(
 
 
 def _write_masks(
-    masks: dict[str, NDArray[np.bool_]], out: Path, image: Path, codes: dict[str, SegmentRules], name: str, network: Network
+    masks: dict[str, NDArray[np.bool_]],
+    out: Path,
+    image: Path,
+    codes: dict[str, SegmentRules],
+    name: str,
+    network: Network,
+    person: bool,
 ) -> list[Path]:
     """Write them as the suffix of `out` says; returns the file of each."""
     import numpy as np
@@ -194,7 +203,8 @@ def _write_masks(
 
     if out.suffix.lower() == ".dcm":
         weights = start_digest(network.state_dict())
-        write_segments(image, masks, out, codes=codes, algorithm=f"tmca-fl {name}", version=f"{__version__}+{weights[:16]}")
+        version = f"{__version__}+{weights[:16]}"
+        write_segments(image, masks, out, codes=codes, algorithm=f"tmca-fl {name}", version=version, person=person)
         return [out] * len(masks)
     files = [out] if len(masks) == 1 else [out.with_name(f"{out.stem}-{target}{out.suffix}") for target in masks]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from films import film
+from films import SECRETS, film
 from pydicom.uid import CTImageStorage, generate_uid
 
 from tmca_core.cases.masks import read_mask
@@ -34,7 +36,11 @@ def written(folder: Path, drawn: dict[str, np.ndarray], codes: Path | None = Non
     return source, out
 
 
-@pytest.mark.parametrize("more", [{}, {"FrameOfReferenceUID": generate_uid()}], ids=["plain", "with a frame of reference"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"FrameOfReferenceUID": generate_uid()}, {"PixelSpacing": [0.2, 0.3]}],
+    ids=["plain", "with a frame of reference", "with a spacing"],
+)
 def test_each_target_is_a_segment_over_the_films_own_grid(tmp_path: Path, more: dict[str, object]) -> None:
     drawn = masks()
     source, out = written(tmp_path, drawn, **more)
@@ -55,6 +61,40 @@ def test_each_target_is_a_segment_over_the_films_own_grid(tmp_path: Path, more: 
         assert seg.get(name) == source.get(name)
     assert seg.SOPInstanceUID != source.SOPInstanceUID and seg.SeriesInstanceUID != source.SeriesInstanceUID
     assert seg.get("FrameOfReferenceUID") == more.get("FrameOfReferenceUID")
+
+
+def test_a_segmentation_without_the_person_names_nobody_and_refers_to_the_same_film(tmp_path: Path) -> None:
+    drawn, out = masks(), tmp_path / "seg.dcm"
+    more = {
+        "StudyDescription": "Krawczyk",
+        "PatientComments": "Zbigniew",
+        "FrameOfReferenceUID": generate_uid(),
+        "PixelSpacing": [0.2, 0.3],
+    }
+    source = film(tmp_path / "film.dcm", **more)
+    write_segments(tmp_path / "film.dcm", drawn, out, codes=load_codes(None), algorithm="a", version="1", person=False)
+    held = out.read_bytes().lower()
+    assert not [secret for secret in SECRETS if secret.lower().encode() in held]
+    seg = pydicom.dcmread(out)
+    assert not seg.PatientName and not seg.PatientID and seg.StudyInstanceUID == source.StudyInstanceUID
+    assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
+    read = read_segments(out)
+    assert read.film == source.SOPInstanceUID
+    for name, mask in drawn.items():
+        np.testing.assert_array_equal(read.masks[name], mask)
+
+
+def test_a_segmentation_is_its_owner_s_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda handle: modes.append(os.fstat(handle).st_mode) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+    )
+    before = os.umask(0o022)
+    try:
+        _, out = written(tmp_path, {"opacity": masks()["opacity"]})
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(mode) for mode in (*modes, out.stat().st_mode)] == [0o600, 0o600]
 
 
 def test_the_own_reader_finds_masks_and_film(tmp_path: Path) -> None:

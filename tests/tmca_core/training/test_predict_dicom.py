@@ -71,6 +71,15 @@ def test_segments_are_the_masks_of_the_png(tmp_path: Path, run: Run, capsys: pyt
     assert "+" in version and len(version.partition("+")[2]) == 16
 
 
+def test_a_mask_without_the_person(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    source = film(tmp_path / "film.dcm")
+    asked = ("predict", run.folder, "--dicom", tmp_path / "film.dcm", "--without-person", "--out", tmp_path / "m.dcm")
+    code, _, err = tmca(capsys, *asked)
+    assert code == 0, err
+    assert read_segments(tmp_path / "m.dcm").film == source.SOPInstanceUID
+    assert b"Krawczyk" not in (tmp_path / "m.dcm").read_bytes()
+
+
 def test_a_mask_of_nothing_is_an_empty_segment(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     film(tmp_path / "film.dcm")
     code, _, err = tmca(

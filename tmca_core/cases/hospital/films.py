@@ -213,8 +213,8 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> None:
     """Whole or not at all: an import that is stopped leaves no half film behind."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(pixels).save(tmp, format="PNG")
-        tmp.chmod(0o600)
+        with os.fdopen(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            Image.fromarray(pixels).save(file, format="PNG")
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)

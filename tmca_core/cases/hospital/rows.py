@@ -85,8 +85,7 @@ class Rows:
         writer.writeheader()
         writer.writerows(self.rows.values())
         try:
-            write_atomically(path, text.getvalue())
-            path.chmod(0o600)
+            write_atomically(path, text.getvalue(), private=True)
         except OSError as error:
             raise ManifestError(f"cannot write {path}: {error.strerror or error}.") from None
 

@@ -60,7 +60,8 @@ def test_films_become_cases_with_the_pixels_that_their_reader_gives(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "attribute", ["NumberOfFrames", "WindowCenter", "ImageOrientationPatient", "PixelPaddingRangeLimit", "Rows", "PhotometricInterpretation"]
+    "attribute",
+    ["NumberOfFrames", "WindowCenter", "ImageOrientationPatient", "PixelPaddingRangeLimit", "Rows", "PhotometricInterpretation"],
 )
 def test_a_damaged_header_costs_its_film_alone_and_no_word_of_it_is_told(
     tmp_path: Path, attribute: str, capfd: pytest.CaptureFixture[str]
