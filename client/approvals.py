@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from client.standing import hold_to_owner
 from client.worker import app_digest
 from client.workspace import code_digest
 from tmca_core.errors import ConfigError
@@ -16,9 +17,10 @@ def approve_app(app: str, home: Path, by: str, note: str = "") -> tuple[str, str
     """Approve an app at the site whose folder is `home`, unless it is approved; returns what `installed_app` does.
 
     Raises:
-        ConfigError: see `installed_app`.
+        ConfigError: see `installed_app`, or the folder belongs to another user.
         LedgerError: the site's record is damaged or cannot be written.
     """
+    hold_to_owner(home)
     digest, code = installed_app(app)
     record = Record.open(home / "record", make=True)
     if digest not in record.approved():

@@ -55,8 +55,10 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Let an app run here no more; from the next message on."""
+    from client.standing import hold_to_owner
     from tmca_core.errors import ConfigError
 
+    hold_to_owner(home)
     record = _record(home)
     found = [digest for digest in record.approved() if digest.startswith(app)]
     if len(found) != 1:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -101,6 +103,23 @@ def leave(state: Path, run: str) -> Standing:
         return _write(state, replace(before, left={run: _now(), **before.left}))
 
 
+def hold_to_owner(home: Path) -> None:
+    """Write nothing into a site's folder as somebody else than the user whose worker has to read it.
+
+    Raises:
+        ConfigError: the folder belongs to another user.
+    """
+    if home.exists() and (owner := home.stat().st_uid) != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        raise ConfigError(
+            f"{home} belongs to {name}, whose worker could not read what another user writes there: run this as that user, "
+            f"sudo -u '{name}' and the same command. Nothing has changed."
+        )
+
+
 @contextmanager
 def _changing(state: Path) -> Iterator[Standing]:
     """The standing as it is, while nobody else changes it. A damaged file stays: nobody knows which runs it says were left."""
@@ -109,6 +128,7 @@ def _changing(state: Path) -> Iterator[Standing]:
             f"{state} does not exist. Name the folder that state=… of the SuperNode's --node-config names; if no run has come by yet, make "
             "it first."
         )
+    hold_to_owner(state)
     try:
         with (state / ".standing.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

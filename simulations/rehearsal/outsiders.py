@@ -181,6 +181,17 @@ def control_with_foreign_certificate(stage: Stage) -> str:
     return "400 with one of another CA, 403 with one that is no operator's (any more)"
 
 
+def web_page_at_forwarder(stage: Stage) -> str:
+    """A page in an operator's browser calls the forwarder: under a name of its own that means this machine, and under the machine's."""
+    port = stage.federation.coordinator.forward_port
+    pages = ({"Host": f"evil.example:{port}"}, {"Origin": f"http://localhost:{port}"}, {"Origin": "null"})
+    answers = [knock(port, CONTROL_PROBE, None, headers=page) for page in pages]
+    expect(answers == [403] * len(pages), f"answered with {answers}")
+    own = knock(port, CONTROL_PROBE, None)
+    expect(own not in (400, 403) and isinstance(own, int), f"an operator's own call is answered with {own}")
+    return f"403 to each of {len(pages)}, {own} to the operator's own call"
+
+
 def _logged(stage: Stage, path: str, status: str) -> str:
     lines = (stage.trial / "coordinator" / "state" / "ingress.jsonl").read_text().splitlines()
     expect(any(path in line and f'"status": "{status}"' in line for line in lines), "the ingress has not logged it")
@@ -202,4 +213,6 @@ ROWS = (
         control_without_certificate, nginx=True),
     Row("control-foreign-certificate", "intrusion", "the control port with another CA's certificate, and with one that is no operator's",
         "400 and 403", control_with_foreign_certificate, nginx=True),
+    Row("forwarder-web-page", "intrusion", "a web page in an operator's browser calls the forwarder", "403", web_page_at_forwarder,
+        nginx=True),
 )  # fmt: skip

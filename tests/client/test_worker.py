@@ -19,6 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.approvals import installed_app
 from client.commands import approve, record, revoke
+from client.standing import pause
 from client.worker import answer, app_digest, vet
 from client.workspace import code_digest
 from simulations.processes import Processes
@@ -224,6 +225,17 @@ def test_a_folder_with_other_code_is_not_approved(tmp_path: Path) -> None:
     (app / "client" / "door.py").write_text("")
     with pytest.raises(ConfigError, match="is not the code installed here"):
         installed_app(str(app))
+
+
+def test_nobody_writes_what_the_site_s_own_user_could_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root does after the folder was given to the worker's user."""
+    approve("0" * 64, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
+    for command in (lambda: approve("1" * 64, tmp_path), lambda: revoke("0", tmp_path), lambda: pause(tmp_path)):
+        with pytest.raises(ConfigError, match="run this as that user, sudo -u"):
+            command()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("app", "message"), [("abc", "no folder, no file"), ("a" * 63, "no folder, no file")])

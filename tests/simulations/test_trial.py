@@ -100,7 +100,13 @@ def test_the_documented_commands_train_three_authenticated_sites(sources: Path) 
             "query",
             "train",
         ]
-        assert Ledger.open(state / "ledger").read().state == "intact"
+        ledger = Ledger.open(state / "ledger").read()
+        last = [entry for entry in Record.open(state / "record").entries() if entry["kind"] == "answered"][-1]
+        assert ledger.state == "intact" and last["ledger"] in {entry["hash"] for entry in ledger.entries}
+    sites = " ".join(f"{name}=trial/sites/{name}/state/record" for name in SITES)
+    told = json.loads(shell(f"tmca deploy compare trial/coordinator/state/runs/first {sites} --json"))["sites"]
+    assert told == {name: {"agreed": 1, "lost": 0} for name in SITES}
+    assert shell("trial/coordinator/register.sh") == "".join(f"{name}: was registered before\n" for name in SITES)
     if ingress:
         calls = [json.loads(line) for line in (trial / "coordinator" / "state" / "ingress.jsonl").read_text().splitlines()]
         assert {call["operator"] for call in calls if "/v1/control/start-run" in call["request"]} == {"tester"}

@@ -123,7 +123,7 @@ def issue_operator(folder: Path, authority: Authority, name: str, days: int) -> 
     """An operator's certificate in operator.crt of a folder; made where operator.csr holds a request. None: there is none yet.
 
     Raises:
-        ConfigError: the request is damaged or not for an elliptic-curve key, or the certificate is of another CA.
+        ConfigError: the request is damaged or not for an elliptic-curve key, or the certificate is of another CA or has expired.
     """
     place, request = folder / "operator.crt", folder / "operator.csr"
     if not place.exists():
@@ -145,6 +145,11 @@ def issue_operator(folder: Path, authority: Authority, name: str, days: int) -> 
     certificate = load_certificate(place)
     if not issued(certificate, authority.certificate):
         raise ConfigError(f"{place} is not of this federation's CA: move it away and run `tmca deploy init` again.")
+    if certificate.not_valid_after_utc <= datetime.now(UTC):
+        raise ConfigError(
+            f"{place} expired on {_day(certificate)}. Move it away and run `tmca deploy init` again: the key in operator.csr is certified "
+            f"anew, and '{name}' gets the new operator.crt. Who is no operator any more is taken out of federation.toml."
+        )
     return certificate
 
 

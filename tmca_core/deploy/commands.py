@@ -71,6 +71,11 @@ def _told(out: Path, sites: list[str], made: Made, trial: bool) -> str:
         lines.append(f"Waiting for {out}/coordinator/operators/NAME/operator.csr of {names} (`tmca deploy key DIR --operator NAME`).")
     if made.left:
         lines.append(f"No longer named, and to be unregistered by hand (coordinator/flwr.sh supernode list): {', '.join(made.left)}.")
+    if made.ingress_changed:
+        lines.append(
+            "nginx.conf has changed: put it where the coordinator's folder is installed and start the ingress again, systemctl restart "
+            "tmca-ingress (docker compose restart ingress). Until then it lets in who is no operator any more, and nobody new."
+        )
     if trial:
         lines.append(f"Next: tmca deploy up {out}")
     else:

@@ -14,7 +14,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tmca_core import __version__
 from tmca_core.deploy.certificates import fingerprint, issue_operator, issue_server, key_pem, open_authority, operator_request
 from tmca_core.deploy.ingress import CONTROL_PREFIX, FLEET_PATHS, control_host, fleet_listen
-from tmca_core.deploy.keys import KEY, PUBLIC, PublicKey, load_public, make_secret, make_site_key, new_key, public_line, write_new
+from tmca_core.deploy.keys import (
+    KEY,
+    PUBLIC,
+    PublicKey,
+    load_public,
+    make_secret,
+    make_site_key,
+    new_key,
+    public_line,
+    read_bytes,
+    write_new,
+)
 from tmca_core.deploy.schema import Federation, Site, bracketed
 from tmca_core.deploy.site_env import NAME as SITE_ENV
 from tmca_core.deploy.site_env import assignments
@@ -42,6 +53,7 @@ class Made:
         waiting: sites whose public key is not there yet.
         operators_waiting: operators whose certificate request is not there yet.
         left: sites that the federation no longer names.
+        ingress_changed: a running ingress goes by another nginx.conf until it is started again.
     """
 
     fingerprint: str
@@ -50,6 +62,7 @@ class Made:
     waiting: list[str] = field(default_factory=list)
     operators_waiting: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    ingress_changed: bool = False
 
 
 def make_folders(federation: Federation, out: Path, *, make_keys: bool = False) -> Made:
@@ -87,7 +100,9 @@ def make_folders(federation: Federation, out: Path, *, make_keys: bool = False) 
     _gather_keys(federation, out, made, make_keys)
     _store(home / DESCRIPTION, federation.model_dump_json(indent=1) + "\n")
     make_secret(home / SHARED)
+    before = read_bytes(home / "nginx.conf") if (home / "nginx.conf").exists() else None
     _coordinator_files(federation, home, out / "ca" / "ca.crt", operators)
+    made.ingress_changed = before not in (None, read_bytes(home / "nginx.conf"))
     for site in federation.sites:
         _site_files(federation, site, out / "sites" / site.name, out / "ca" / "ca.crt", made.fingerprint)
     return made

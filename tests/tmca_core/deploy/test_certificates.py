@@ -150,3 +150,15 @@ def test_an_expired_server_certificate_is_told_and_can_be_made_anew(authority: A
     (tmp_path / "server.crt").unlink()
     (tmp_path / "server.key").unlink()
     assert hosts_of(issue_server(tmp_path, authority, "localhost", 30)) == ("localhost", "127.0.0.1")
+
+
+def test_an_expired_operator_certificate_is_told_and_made_anew_from_the_same_request(authority: Authority, tmp_path: Path) -> None:
+    key = new_key()
+    write_new(tmp_path / "operator.csr", operator_request(key, "anna"))
+    old = authority.certify("anna", key.public_key(), 0)  # ended at the moment it was made
+    write_new(tmp_path / "operator.crt", old.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(ConfigError, match=r"operator\.crt expired on .* Move it away"):
+        issue_operator(tmp_path, authority, "anna", 30)
+    (tmp_path / "operator.crt").unlink()
+    renewed = issue_operator(tmp_path, authority, "anna", 30)
+    assert renewed is not None and renewed.public_key() == key.public_key() and renewed.not_valid_after_utc > datetime.now(UTC)

@@ -95,6 +95,61 @@ def test_who_is_no_longer_named_is_no_longer_let_in(tmp_path: Path) -> None:
     assert made(federation).left == []  # and back again, with the key that it had
 
 
+def test_a_running_ingress_that_goes_by_an_old_list_of_operators_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    federation, out = describe(tmp_path), tmp_path / "out"
+
+    def init() -> tuple[str, bool]:
+        assert tmca("deploy", "init", federation, "--out", out, "--make-keys") == 0
+        said = capsys.readouterr().out
+        assert tmca("deploy", "init", federation, "--out", out, "--make-keys", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["ingress_changed"] is False  # once told, and now as it is
+        return said, "systemctl restart tmca-ingress" in said
+
+    assert not init()[1]  # none can run yet
+    describe(tmp_path, coordinator='host = "localhost"')
+    said, told = init()
+    assert told and "no operator any more" in said
+    describe(tmp_path, coordinator='host = "localhost"', sites=("ghent", "hannover", "leuven"))
+    assert not init()[1]  # a site more is nothing to the ingress
+
+
+@pytest.mark.parametrize(
+    ("listed", "said", "code"),
+    [
+        ("online", "ghent: was registered before", 0),
+        ("unregistered", "ghent: NOT registered: this key was unregistered", 1),
+        ("", "ghent: NOT registered: this key was unregistered", 1),
+    ],
+)
+def test_a_key_that_was_unregistered_is_not_taken_for_a_registered_one(tmp_path: Path, listed: str, said: str, code: int) -> None:
+    """With a `flwr` that answers as Flower 1.41 does: it has seen every key before, and lists nodes without their keys."""
+    made(describe(tmp_path, sites=("ghent",)))
+    home, shown = tmp_path / "out" / "coordinator", tmp_path / "bin"
+    shown.mkdir()
+    nodes = [{"node-id": "7", "owner-name": "x", "status": "online"}]
+    nodes += [{"node-id": "4711", "owner-name": "x", "status": listed}] if listed else []
+    (shown / "nodes.json").write_text(json.dumps({"success": True, "nodes": nodes}, indent=2))
+    (shown / "flwr").write_text(
+        '#!/bin/sh\nif [ "$2" = list ]; then cat "${0%/*}/nodes.json"; exit; fi\n'
+        'if [ -e "${0%/*}/again" ]; then echo "Error: Public key already in use." >&2; exit 1; fi\n'
+        'touch "${0%/*}/again"; echo "✅ SuperNode 4711 registered successfully."\n'
+    )
+    (shown / "flwr").chmod(0o755)
+
+    def register() -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{shown}:/usr/bin:/bin"}
+        return subprocess.run([home / "register.sh"], env=environment, capture_output=True, text=True, check=False)
+
+    first = register()
+    assert (first.returncode, first.stdout) == (0, "ghent: registered\n"), first.stderr
+    done = register()
+    assert done.returncode == code and said in done.stdout + done.stderr
+    # Registered by hand, or before numbers were kept: nobody can tell, and it is said.
+    shutil.rmtree(home / "state" / "nodes")
+    done = register()
+    assert done.returncode == 0 and "supernode list" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

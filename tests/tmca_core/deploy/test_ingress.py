@@ -107,8 +107,10 @@ def reach(port: int) -> None:
     raise AssertionError(f"nobody listens on {port}")
 
 
-def post(folder: Path, port: int, path: str, *, who: Path | None = None, tls: bool = True, size: int = 0) -> tuple[int, str]:
-    headers = {"flwr-signature": "c2ln", "flwr-public-key": "a2V5"}
+def post(
+    folder: Path, port: int, path: str, *, who: Path | None = None, tls: bool = True, size: int = 0, more: dict[str, str] | None = None
+) -> tuple[int, str]:
+    headers = {"flwr-signature": "c2ln", "flwr-public-key": "a2V5", **(more or {})}
     if tls:
         context = ssl.create_default_context(cafile=str(folder / "out" / "ca" / "ca.crt"))
         if who:
@@ -178,3 +180,14 @@ def test_a_certificate_of_another_ca_is_refused(ingress: Path, ports: list[int],
 def test_the_forwarder_presents_the_operators_certificate_and_passes_control_calls_alone(ingress: Path, ports: list[int]) -> None:
     assert post(ingress, ports[3], CONTROL_PROBE, tls=False) == (200, f"{CONTROL_PROBE} 0 c2ln a2V5")
     assert post(ingress, ports[3], "/v1/fleet/pull-messages", tls=False)[0] == 403
+
+
+def test_the_forwarder_answers_no_web_page(ingress: Path, ports: list[int]) -> None:
+    """A page whose name was made to mean this machine sends that name as Host; every page's call that may change something an Origin."""
+    forward = ports[3]
+    for host in (f"evil.example:{forward}", "evil.example", "127.0.0.1", f"127.0.0.1:{forward + 1}", f"127.0.0.1:{forward}.evil.example"):
+        assert post(ingress, forward, CONTROL_PROBE, tls=False, more={"Host": host})[0] == 403, host
+    for origin in (f"http://evil.example:{forward}", f"http://127.0.0.1:{forward}", "null"):
+        assert post(ingress, forward, CONTROL_PROBE, tls=False, more={"Origin": origin})[0] == 403, origin
+    for host in (f"127.0.0.1:{forward}", f"localhost:{forward}"):
+        assert post(ingress, forward, CONTROL_PROBE, tls=False, more={"Host": host})[0] == 200
