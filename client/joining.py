@@ -66,7 +66,7 @@ def join(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The site's folder, as the coordinator sent it.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Check this site before it takes part: clock, disk, GPU, ports, certificates, key, manifest, policy and ledger."""
+    """Check this site before it takes part: clock, disk, GPU, ports, certificates, key, manifest, policy, ledger and scripts."""
     if not (folder := folder.expanduser().resolve()).is_dir():
         raise ConfigError(f"{folder} is no folder: name the one that the coordinator sent.")
     checks = []
@@ -104,6 +104,7 @@ def check_site(folder: Path) -> Iterator[Check]:
     yield _tried("policy", lambda: _policy(folder, site))
     yield _tried("ledger", lambda: _ledger(folder))
     yield _tried("approvals", lambda: _approvals(folder))
+    yield _tried("programs", lambda: _programs(folder))
 
 
 def _tried(what: str, check: Callable[[], str]) -> Check:
@@ -306,6 +307,20 @@ def _approvals(folder: Path) -> str:
     if not (home / "record").exists():
         return f"no app is approved yet, so every run is refused: tmca deploy approve APP --home {home}"
     return f"{len(Record.open(home / 'record').approved())} approved"
+
+
+def _programs(folder: Path) -> str:
+    """Scripts, units and container files run before, and beside, what the hospital approves."""
+    from tmca_core import __version__
+    from tmca_core.deploy.folders import foreign_programs
+
+    other, programs = foreign_programs(folder)
+    if other:
+        raise ConfigError(
+            f"{', '.join(other)}: not as tmca-fl {__version__}, installed here, makes it. No approval covers what these do: read them "
+            "before anything is started or copied, or ask the coordinator for the folder of this version."
+        )
+    return f"scripts, units and container files are as tmca-fl {__version__} makes them; they run what is in {programs}"
 
 
 def _named(site: SiteEnv) -> Path:

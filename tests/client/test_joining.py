@@ -119,7 +119,7 @@ def test_a_site_that_is_ready(federation: Path, capsys: pytest.CaptureFixture[st
     assert stopped.value.code == 0 and said["ok"] is True, said
     found = {check["what"]: check["found"] for check in said["checks"]}
     assert list(found) == [
-        "settings", "coordinator", "clock", "port", "key", "disk", "device", "manifest", "policy", "ledger", "approvals",
+        "settings", "coordinator", "clock", "port", "key", "disk", "device", "manifest", "policy", "ledger", "approvals", "programs",
     ]  # fmt: skip
     assert found["manifest"].startswith(f"{CASES} cases of ")
     assert "no app is approved yet" in found["approvals"]
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_one_line_each_and_the_exit_code(federation: Path, caps
     assert set(failed) == {"coordinator", "key", "policy", "ledger"}
     assert "cannot be reached" in failed["coordinator"] and "firewall" in failed["coordinator"]
     assert "chmod 600" in failed["key"] and "privacy.epsilon" in failed["policy"]
-    assert lines[-1] == "4 of 11 checks failed: coordinator, key, policy, ledger."
+    assert lines[-1] == "4 of 12 checks failed: coordinator, key, policy, ledger."
 
 
 @pytest.mark.parametrize(
@@ -246,3 +246,26 @@ def test_settings_that_cannot_be_read_end_it(federation: Path) -> None:
     set_env(federation, "COORDINATOR", "localhost")
     assert list(look(federation)) == ["settings"]
     assert "COORDINATOR is the coordinator's host:port" in wrong(look(federation))["settings"]
+
+
+@pytest.mark.parametrize(
+    "change", ["supernode.sh", "units/tmca-work.service", "compose.yaml", "Dockerfile", "units/other.service", "work.sh"]
+)
+def test_a_script_that_the_installed_version_does_not_make_is_named(federation: Path, change: str) -> None:
+    site = federation / "sites" / "ghent"
+    assert "programs" not in wrong({check.what: (check.ok, check.found) for check in check_site(site)})
+    set_env(federation, "FREE_GB", "1")  # what is the site's to change may change
+    path = site / change
+    if change == "work.sh":
+        path.unlink()
+    else:
+        path.write_text((path.read_text() if path.exists() else "[Service]\n") + "# and send it all elsewhere\n")
+    found = wrong({check.what: (check.ok, check.found) for check in check_site(site)})
+    assert found["programs"].startswith(f"{change}: not as tmca-fl")
+
+
+def test_a_site_is_told_nothing_of_the_others(tmp_path: Path) -> None:
+    sites = ("name = 'ghent'\nmanifest = '/data/ghent.csv'", "hannover")
+    made(describe(tmp_path, coordinator='host = "localhost"\noperators = ["anna"]', sites=sites))
+    held = "".join(path.read_text() for path in (tmp_path / "out" / "sites" / "hannover").glob("*.json"))
+    assert held and not [word for word in ("ghent", "anna") if word in held]

@@ -10,6 +10,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
 
 from tmca_core import __version__
 from tmca_core.deploy.certificates import fingerprint, issue_operator, issue_server, key_pem, open_authority, operator_request
@@ -39,7 +40,7 @@ LEDGER = "state/ledger"
 """Where a site's ledger is proposed to be: with everything else that its programs may write."""
 COORDINATOR_SCRIPTS = ("superlink.sh", "superexec.sh", "ingress.sh", "register.sh", "flwr.sh")
 DESCRIPTION = "federation.json"
-"""In the coordinator's folder: what it was made from, with absolute paths."""
+"""In the coordinator's folder: what it was made from, with absolute paths. In a site's: what of it the site's own files were made from."""
 SITE_SCRIPTS = ("supernode.sh", "work.sh")
 
 
@@ -218,19 +219,27 @@ def _site_files(federation: Federation, site: Site, folder: Path, ca: Path, show
     policy = federation.policy
     if "ledger" not in policy.model_fields_set:
         policy = policy.model_copy(update={"ledger": policy.ledger.model_copy(update={"folder": LEDGER})})
-    values: dict[str, Any] = {"federation": federation, "coordinator": federation.coordinator, "site": site, "uid": UID}
-    values |= {"version": __version__, "fingerprint": shown, "ledger": policy.ledger.folder, "venv": str(Path(federation.programs).parent)}
+    values = _site_values(federation, site)
+    values |= {"fingerprint": shown, "ledger": policy.ledger.folder, "venv": str(Path(federation.programs).parent)}
     values["data"] = str(Path(site.manifest).parent) if site.manifest else ""
-    for script in SITE_SCRIPTS:
-        _write(folder / script, f"{script}.j2", values, executable=True)
     if not (folder / SITE_ENV).exists():
         _write(folder / SITE_ENV, "site.env.j2", values)
     if not (folder / "site.toml").exists():
         head = f"# What '{site.name}' lets a run ask for. It is the hospital's; this is a proposal. docs/privacy.md explains every line.\n"
         _store(folder / "site.toml", head + commented(policy))
-    _write(folder / "compose.yaml", "site-compose.yaml.j2", values)
-    _write(folder / "Dockerfile", "Dockerfile.j2", values)
     _write(folder / "guide.md", "guide.md.j2", values)
+    own = site.model_copy(update={"public_key": "", "manifest": ""})
+    told = {"sites": (own,), "coordinator": federation.coordinator.model_copy(update={"operators": ()})}
+    _store(folder / DESCRIPTION, federation.model_copy(update=told).model_dump_json(indent=1) + "\n")
+    for name, text in site_programs(federation, site).items():
+        _store(folder / name, text, executable=name in SITE_SCRIPTS)
+
+
+def site_programs(federation: Federation, site: Site) -> dict[str, str]:
+    """Name → text of what runs, or is run from, in a site's folder: the same wherever this version makes it from the same description."""
+    values = _site_values(federation, site)
+    found = {script: _rendered(f"{script}.j2", values) for script in SITE_SCRIPTS}
+    found |= {"compose.yaml": _rendered("site-compose.yaml.j2", values), "Dockerfile": _rendered("Dockerfile.j2", values)}
     common = {**values, "folder": site.folder, "also": site.cache, "low_port": False}
     for name, what, after, devices in (
         ("supernode", "SuperNode", "", False),
@@ -243,7 +252,34 @@ def _site_files(federation: Federation, site: Site, folder: Path, ca: Path, show
             "after": after,
             "devices": devices,
         }
-        _write(folder / "units" / f"tmca-{name}.service", "unit.service.j2", unit)
+        found[f"units/tmca-{name}.service"] = _rendered("unit.service.j2", unit)
+    return found
+
+
+def foreign_programs(folder: Path) -> tuple[list[str], str]:
+    """Files in a site's folder that run and are not what this version makes from the description beside them, and where programs are by it.
+
+    Raises:
+        ConfigError: there is no description, or it is none.
+    """
+    try:
+        federation = Federation.model_validate_json(read_bytes(folder / DESCRIPTION))
+    except ValidationError:
+        raise ConfigError(f"{folder / DESCRIPTION} is no description of a federation: ask the coordinator for the folder again.") from None
+    expected = site_programs(federation, federation.sites[0])
+    there = {
+        path.relative_to(folder).as_posix() for pattern in ("*.sh", "units/*", "compose*", "Dockerfile*") for path in folder.glob(pattern)
+    }
+    found = sorted(name for name in there | expected.keys() if name not in there or not _is(folder / name, expected.get(name)))
+    return found, federation.programs
+
+
+def _is(path: Path, text: str | None) -> bool:
+    return text is not None and read_bytes(path) == text.encode()
+
+
+def _site_values(federation: Federation, site: Site) -> dict[str, Any]:
+    return {"federation": federation, "coordinator": federation.coordinator, "site": site, "uid": UID, "version": __version__}
 
 
 def _same_federation(certificate: x509.Certificate, name: str, out: Path) -> None:
@@ -266,7 +302,11 @@ def _same_addresses(federation: Federation, out: Path) -> None:
 
 
 def _write(path: Path, template: str, values: dict[str, Any], *, executable: bool = False) -> None:
-    _store(path, _templates().get_template(template).render(values), executable=executable)
+    _store(path, _rendered(template, values), executable=executable)
+
+
+def _rendered(template: str, values: dict[str, Any]) -> str:
+    return _templates().get_template(template).render(values)
 
 
 def _store(path: Path, text: str, *, executable: bool = False) -> None:
