@@ -116,6 +116,37 @@ class Door:
         """No figure of an evaluation would ever leave."""
         return self.policy is not None and not set(self.policy.metrics.allowed) & set(CASES)
 
+    def measures(self, config: Config, run: str, round: int, split: str, weights: Callable[[], str]) -> bool:
+        """Note an evaluation, or refrain from it: of a round and a split of a run one model is measured, as often as it is asked for.
+
+        Figures of many models, made for it by a server, would tell the cases apart. Where a round was done again after a crash and its
+        weights are others, this site's figures of the round are those that left before.
+
+        Args:
+            weights: gives the digest of what was received.
+
+        Raises:
+            LedgerError: it could not be noted: nothing may leave.
+        """
+        if self.ledger is None:
+            return True
+        about, model = {"run": run, "round": round, "split": split}, {"weights": weights(), "config": config.digest()}
+        before = self._measured(about, model)
+        if before in (None, model):
+            self.ledger.note("evaluation", **about, **model)
+            before = self._measured(about, model)  # of two processes that were asked at once, the first noted counts
+        if before != model:
+            log.warning(
+                "site policy: the %s figures of round %d of run %s left for another model; those of this one stay here.", split, round, run
+            )
+        return before == model
+
+    def _measured(self, about: Mapping[str, Any], model: Mapping[str, str]) -> dict[str, Any] | None:
+        """The model that was measured first; None where none was."""
+        entries = self.ledger.read().entries if self.ledger else ()
+        found = (entry for entry in entries if entry["kind"] == "evaluation" and about.items() <= entry.items())
+        return next(({key: entry.get(key) for key in model} for entry in found), None)
+
     def note(self, kind: Literal["evaluation", "figures"], **facts: Any) -> None:
         """Write down what happened to the patients beside training; it is on the disk when this returns.
 

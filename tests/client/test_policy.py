@@ -20,6 +20,7 @@ from reachable import make_reachable
 
 from tmca_core.config import Config
 from tmca_core.messages import ARRAYS, METRICS, REFUSED, SETTINGS, WITHHELD
+from tmca_core.networks import build_network, shared_state
 from tmca_core.privacy import chain
 from tmca_core.privacy.accounting import NoisySteps, epsilon
 from tmca_core.wire import tensors_of
@@ -310,6 +311,39 @@ def test_an_evaluation_tells_allowed_means_rounded_and_notes_them(hospital: Hosp
     assert [entry["kind"] for entry in entries] == ["evaluation", "figures"] * 2
     assert [entry["split"] for entry in entries[::2]] == ["val", "test"]
     assert entries[1]["names"] == ["dice_image", "loss"] and entries[1]["count"] == 2 and entries[1]["purpose"] == "val"
+
+
+def test_a_server_that_sends_scaled_weights_learns_no_more_than_a_rough_figure(hospital: Hospital) -> None:
+    """The loss of a head with weights a million times too large would be a case's grey value, to any number of digits."""
+    start = shared_state(build_network(private()))
+    told = hospital.evaluate(private(), weights={**start, "head.weight": start["head.weight"] * 1e6}).content[METRICS]
+    assert told["loss"] == 5.0
+
+
+def test_the_loss_stays_at_home_unless_the_hospital_says_otherwise(hospital: Hospital) -> None:
+    path = hospital.folder / "site.toml"
+    path.write_text(path.read_text().replace('allowed = ["dice_image", "loss"]\n', ""))
+    assert set(hospital.evaluate(private()).content[METRICS]) == {"dice_image"}
+
+
+def test_one_model_is_measured_a_round_and_split(hospital: Hospital) -> None:
+    start = shared_state(build_network(private()))
+    other = {name: tensor + 1e-3 if tensor.is_floating_point() else tensor for name, tensor in start.items()}
+    first = dict(hospital.evaluate(private(), weights=start).content[METRICS])
+    assert dict(hospital.evaluate(private(), weights=start).content[METRICS]) == first  # the server was started again
+    for settings, weights in ((private(), other), (private(evaluation__threshold=0.4), start)):
+        reply = hospital.evaluate(settings, weights=weights)
+        assert dict(reply.content[METRICS]) == {} and reply.content[SETTINGS][WITHHELD] is True
+    for elsewhere in ({"split": "test"}, {"round": 2}, {"run": "ab"}):
+        assert set(hospital.evaluate(private(), weights=other, **elsewhere).content[METRICS]) == {"dice_image", "loss"}
+    assert hospital.kinds().count("evaluation") == hospital.kinds().count("figures") == 5
+
+
+def test_a_run_that_compares_models_of_one_round_is_refused(hospital: Hospital) -> None:
+    assert (
+        "one model a round and split: federation.contribution_every must be 0"
+        in hospital.hello(private(federation__contribution_every=1)).refusal
+    )
 
 
 def test_figures_over_too_few_cases_stay(tmp_path: Path) -> None:

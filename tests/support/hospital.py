@@ -86,7 +86,15 @@ class Hospital:
         return (self.folder / "cache" / "decoded").exists()
 
     def answer(
-        self, config: Config, kind: str, *, fresh: bool = True, sent: dict[str, Any] | None = None, node: Any = None, **fields: Any
+        self,
+        config: Config,
+        kind: str,
+        *,
+        fresh: bool = True,
+        sent: dict[str, Any] | None = None,
+        node: Any = None,
+        weights: Any = None,
+        **fields: Any,
     ) -> Message:
         """The reply to a server's message, as a process started for it gives it; with the run-config as `sent` over Flower where given."""
         if fresh:
@@ -95,7 +103,7 @@ class Hospital:
         said = {"run": "0f", "place": 0, "counted": 0, **fields}
         content = RecordDict({SETTINGS: ConfigRecord(said)})
         if kind != "query":
-            content[ARRAYS] = packed(shared_state(build_network(config)))
+            content[ARRAYS] = packed(weights or shared_state(build_network(config)))
         message = Message(content, dst_node_id=2, message_type=kind)
         message.metadata.__dict__["_message_id"] = "1"
         app = client.app.make_app(config if sent is None else None)

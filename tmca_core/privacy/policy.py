@@ -20,6 +20,9 @@ from tmca_core.text.screen.gate import ReportRules
 
 log = logging.getLogger(__name__)
 
+SPANS = {"hd95_px": 100.0, "loss": 5.0}
+"""Figures that have no upper bound of their own: what lies above leaves as this. All others lie between 0 and 1."""
+
 
 class PrivacyRules(Section):
     """Bounds on DP-SGD; the budget is for each patient, add/remove, over all runs."""
@@ -37,17 +40,22 @@ class PrivacyRules(Section):
 class MetricRules(Section):
     """Plain numbers beside the update: they are not covered by ε, so few, rough ones over enough cases may leave."""
 
-    allowed: tuple[str, ...] = Field(("loss", "dice_image"), description="Names of metrics that may leave.")
-    round_to: float = Field(0.01, gt=0, le=1, description="They leave as multiples of this.")
+    allowed: tuple[str, ...] = Field(("dice_image",), description="Names of metrics that may leave.")
+    round_to: float = Field(0.01, gt=0, le=1, description="They leave as multiples of this part of their range.")
     min_cases: int = Field(20, ge=1, description="Fewest cases that a metric may be taken over.")
     case_counts: bool = Field(False, description="Numbers of cases and patients may leave, rounded down to tens.")
     check_noise: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Noise multiplier of a data check's means, charged to the ledger; 0: rounded only."
     )
 
-    def rounded(self, value: float) -> float:
-        """A value as a multiple of `round_to`."""
-        return round(round(value / self.round_to) * self.round_to, 12)
+    def rounded(self, value: float, span: float = 0.0) -> float:
+        """A value as a multiple of `round_to`; of `round_to` of its range where a span says 0 to what it is cut to.
+
+        So a figure, whatever weights the server sent to be measured, is one of 1/round_to + 1 values.
+        """
+        step = self.round_to * (span or 1.0)
+        cut = min(max(value, 0.0), span) if span else value
+        return round(round(cut / step) * step, 12)
 
 
 class AppRules(Section):
@@ -76,6 +84,7 @@ class Request:
         target_epsilon: that the server means to spend; 0: not said.
         patients: that would train, as the site counts them.
         metrics: names of figures that the run cannot do without.
+        comparisons: several models a round are to be measured.
         case_counts: the run's weights, rates or steps follow from numbers of cases or patients, so that these get out.
         downloads: weights are to be fetched.
         app: sha256 of the code.
@@ -90,6 +99,7 @@ class Request:
     patients: int
     target_epsilon: float = 0.0
     metrics: tuple[str, ...] = ()
+    comparisons: bool = False
     case_counts: bool = False
     downloads: bool = False
     app: str = ""
@@ -128,6 +138,7 @@ def request_of(config: Config, patients: int, public: int | None, app: str) -> R
         patients=patients,
         target_epsilon=privacy.target_epsilon,
         metrics=("dice_image",) if needed else (),
+        comparisons=federation.contribution_every != 0,
         case_counts=by_counts,
         downloads=config.network.allow_download,
         app=app,
@@ -170,6 +181,9 @@ class Policy(Section):
             _refuse("metrics.case_counts", "weights, rates or steps by numbers of cases or patients", bound)
         if unknown := sorted(set(request.metrics) - set(self.metrics.allowed)):
             _refuse("metrics.allowed", ", ".join(unknown), ", ".join(self.metrics.allowed) or "none")
+        if request.comparisons:
+            bound = "one model a round and split: federation.contribution_every must be 0"
+            _refuse("figures of an evaluation", "figures of models that differ in one site's update", bound)
         if not request.patients >= privacy.min_patients:
             _refuse("privacy.min_patients", f"{request.patients} training patients", f"{privacy.min_patients}")
         if not request.private:
@@ -235,7 +249,7 @@ class Policy(Section):
             elif cases < rules.min_cases:
                 log.info("site policy: metric '%s' stays here: too few cases (metrics.min_cases = %d).", name, rules.min_cases)
             elif math.isfinite(value):
-                out[name] = rules.rounded(value)
+                out[name] = rules.rounded(value, SPANS.get(name, 0.0))
         return out
 
     def count_out(self, count: int) -> int | None:

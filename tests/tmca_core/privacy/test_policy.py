@@ -31,7 +31,7 @@ min_cases = 10
 [app]
 allowed = ["aa", "bb"]
 """
-GOOD = Request(True, 1.0, 1.0, 0.03, 500, 1e-5, patients=200, target_epsilon=4.0, metrics=("loss",), app="aa")
+GOOD = Request(True, 1.0, 1.0, 0.03, 500, 1e-5, patients=200, target_epsilon=4.0, metrics=("dice_image",), app="aa")
 
 
 def policy(folder: Path, text: str = TOML) -> Policy:
@@ -116,7 +116,13 @@ def test_a_server_that_changes_terms_at_round_7_is_refused_after_a_restart_too(t
 def test_metrics_leave_rounded_listed_and_over_enough_cases(tmp_path: Path) -> None:
     found = policy(tmp_path)
     values = {"loss": 0.1234, "dice_image": 0.874, "worst_case": 0.1, "hd95": 3.0}
-    assert found.let_out(values, cases=10) == {"loss": 0.1, "dice_image": 0.85}
+    assert found.let_out(values, cases=10) == {"loss": 0.0, "dice_image": 0.85}  # of 0 to 5, and of 0 to 1
+    assert found.let_out({"loss": 0.9, "dice_image": 1.0}, cases=10) == {"loss": 1.0, "dice_image": 1.0}
+    assert found.let_out({"loss": 1e6}, cases=10) == found.let_out({"loss": 5.1}, cases=10) == {"loss": 5.0}
+    assert found.let_out({"loss": -1.0}, cases=10) == {"loss": 0.0}
+    far = policy(tmp_path, '[metrics]\nallowed = ["hd95_px"]\n')
+    assert far.let_out({"hd95_px": 12.7}, cases=20) == {"hd95_px": 13.0} and far.let_out({"hd95_px": 300.0}, cases=20) == {"hd95_px": 100.0}
+    assert policy(tmp_path, "").let_out({"loss": 0.5, "dice_image": 0.5}, cases=20) == {"dice_image": 0.5}
     assert found.let_out(values, cases=9) == {}
     assert found.let_out({"loss": math.nan, "dice_image": math.inf}, cases=10) == {}
     assert found.count_out(1234) is None
