@@ -56,6 +56,7 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     """
     from server.central import CentralFold, central_summary
     from server.checking import check_data
+    from server.private import asked_for
     from server.rounds import Federation
     from tmca_core.errors import PolicyRefusal, TmcaError
     from tmca_core.networks.start import keep_start
@@ -74,13 +75,13 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
                 checked["data_check"] = check_data(federation, again=config.federation.check == "only")
             if config.federation.check == "only":
                 before = run.read_json("run.json")  # of a run that has trained already, which stays as it is
-                summary = {**(before or federation.progress.summary(config, engine, {}, peak_rss_mb())), **checked}
+                summary = {**(before or federation.progress.summary(config, engine, {}, peak_rss_mb(), asked_for(run))), **checked}
                 run.write_json("run.json", summary)
                 federation.emit("ended", round=federation.round)
                 return summary
             federation.train()
         except PolicyRefusal:  # for whoever asks later which site refused, and by which rule
-            run.write_json("run.json", {**federation.progress.summary(config, engine, {}, peak_rss_mb()), **checked})
+            run.write_json("run.json", {**federation.progress.summary(config, engine, {}, peak_rss_mb(), asked_for(run)), **checked})
             raise
         federation.choose()
         test = federation.evaluate("test")
@@ -90,7 +91,7 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     except KeyboardInterrupt:
         federation.stopped("it was interrupted; the same command goes on from the last round that is kept.")
         raise
-    summary = {**federation.progress.summary(config, engine, test, peak_rss_mb()), **checked}
+    summary = {**federation.progress.summary(config, engine, test, peak_rss_mb(), asked_for(run)), **checked}
     if isinstance(federation.fold, CentralFold):
         summary["central"] = central_summary(config, run, federation.fold.clip)
     run.write_json("run.json", summary)

@@ -153,6 +153,10 @@ def refuse_uncentral(federation: Federation) -> None:
             settings.contribution_every != 0,
             "models without one of the hospitals tell what it adds: set 0",
         ),
+        "federation.keep_replies=on": (
+            settings.keep_replies == "on",
+            "a round that is done again would release the same replies under the same draw a second time: set auto, which keeps none here",
+        ),
         f"federation.oversample={settings.oversample:g}": (settings.oversample != 0, "who answers first would not be a random draw: set 0"),
     }
     for setting, (wrong, reason) in why.items():

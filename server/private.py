@@ -1,14 +1,16 @@
-"""What the server can say about a private run: from the settings, which are public, and the counts that sites announce."""
+"""What the server can say about a private run: from the settings, which are public, the counts that sites announce, and what it asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tmca_core.config import Config
 from tmca_core.messages import Hello
+from tmca_core.run import Run
 from tmca_core.training.batches import steps_a_round
 
+FILE = "asked.json"
 CURVES = 24
 """Sites whose ε is told round by round."""
 
@@ -22,11 +24,32 @@ def local_steps(hello: Hello, config: Config) -> int:
     return schedule(config, hello.train_patients or 1)[1]
 
 
-def private_summary(config: Config, sites: Iterable[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def asked_for(run: Run) -> dict[str, list[int]]:
+    """By site the rounds that it was asked to train in and did not refuse; one that was done again is there twice."""
+    return run.read_json(FILE)
+
+
+def note_asked(run: Run, round: int, sites: Iterable[str]) -> None:
+    """Write down who is asked to train before anybody is: neither a crash nor a round that fails makes a release undone.
+
+    Raises:
+        StorageError: it cannot be written; nobody may be asked.
+    """
+    before = asked_for(run)
+    run.write_json(FILE, before | {site: [*before.get(site, []), round] for site in sites})
+
+
+def note_refusal(run: Run, site: str) -> None:
+    """Take the last request to a site back, which its policy refused: nothing was released."""
+    before = asked_for(run)
+    run.write_json(FILE, before | {site: before[site][:-1]})
+
+
+def private_summary(config: Config, sites: Iterable[Mapping[str, Any]], asked: Mapping[str, list[int]]) -> dict[str, Any] | None:
     """run.json's `privacy`: what each site has spent in this run if every turn it was asked for was released; None where it is off.
 
-    A turn that the site's policy refused released nothing. Rounds that were done again after a crash cost more than is seen here; a
-    site's ledger has them all.
+    Args:
+        asked: see `asked_for`.
     """
     if not config.privacy.enabled:
         return None
@@ -35,14 +58,10 @@ def private_summary(config: Config, sites: Iterable[Mapping[str, Any]], history:
 
     described: dict[str, dict[str, Any]] = {}
     for site in sites:
-        asked = [
-            record["round"]
-            for record in history
-            if site["name"] in {*record["completed"], *record["failed"], *record.get("surplus", ())} - {*record.get("refused", ())}
-        ]
-        if site["train_patients"] == 0 or not asked:
+        rounds = asked.get(site["name"], [])
+        if site["train_patients"] == 0 or not rounds:
             continue
         # Of a site that keeps its number of patients, noise, rate and steps do not follow from it.
         mechanism = mechanism_of(config, site["train_patients"] or 1)
-        described[site["name"]] = spent_in(asked, mechanism, config, site["train_patients"], curve=len(described) < CURVES)
+        described[site["name"]] = spent_in(rounds, mechanism, config, site["train_patients"], curve=len(described) < CURVES)
     return statement(config, described)

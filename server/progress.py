@@ -134,8 +134,10 @@ class Progress:
         self.seconds["total"] += now - self._since
         self._since = now
 
-    def summary(self, config: Config, engine: str, test: Mapping[str, SiteSummary], peak_rss_mb: float) -> dict[str, Any]:
-        """run.json. `baselines` is filled in by whoever trains them."""
+    def summary(
+        self, config: Config, engine: str, test: Mapping[str, SiteSummary], peak_rss_mb: float, asked: Mapping[str, list[int]]
+    ) -> dict[str, Any]:
+        """run.json. `baselines` is filled in by whoever trains them; `asked`: `server.private.asked_for`."""
         self.tick()
         last = self.history[-1]["round"] if self.history else 0
         best = best_round(self.history)
@@ -170,5 +172,5 @@ class Progress:
             "stragglers": self.stragglers(),
             "suspects": swapped_sides({site: summary for site, summary in test.items() if "cases" in summary}),
             "skipped": sum(site["skipped"] or 0 for site in self.sites.values()),
-            "privacy": private_summary(config, self.sites.values(), self.history),
+            "privacy": private_summary(config, self.sites.values(), asked),
         }

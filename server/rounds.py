@@ -27,6 +27,7 @@ from server.contribution import Before, contributions
 from server.exchange import Answer, Unawaited, exchange, packed, request
 from server.fairness import fairness, interval, mean_dice, site_dice
 from server.folding import Folding
+from server.private import note_asked, note_refusal
 from server.progress import Progress
 from server.received import Received, clear
 from server.roster import Identity, Roster
@@ -70,7 +71,9 @@ class Federation:
         self.algorithm = ALGORITHMS[config.federation.algorithm]
         self.fold = self.algorithm.fold(self.weights, config)
         self.compression = COMPRESSIONS[config.federation.compression](config)
-        self.keep_replies = config.federation.keep_replies == "on" or (config.federation.keep_replies == "auto" and deployed)
+        keep = config.federation.keep_replies
+        # Kept replies would come back into a second release of their round, which is accounted as a draw of its own.
+        self.keep_replies = keep == "on" or (keep == "auto" and deployed and not config.central.enabled)
         self.average: dict[str, Tensor] | None = None
         if config.training.ema:
             self.average = {name: tensor.clone() for name, tensor in self.weights.items()}
@@ -209,7 +212,10 @@ class Federation:
     def ask(self, requests: Mapping[str, Message], enough: Callable[[], bool] = lambda: False) -> Iterator[Answer]:
         """Send a request to each site and yield the answers as they come (`exchange`)."""
         settings = self.config.federation
-        if any(message.metadata.message_type == TRAIN for message in requests.values()):
+        training = any(message.metadata.message_type == TRAIN for message in requests.values())
+        if training:
+            if self.config.privacy.enabled:
+                note_asked(self.run, self.round, requests)
             self.emit("asked", round=self.round, phase="train", sites=sorted(requests))
         answers = exchange(
             self.grid,
@@ -220,11 +226,14 @@ class Federation:
             round=self.round,
             enough=enough,
         )
-        return map(self._heed, self.witness.watch(requests, self.round, answers) if self.witness else answers)
+        watched = self.witness.watch(requests, self.round, answers) if self.witness else answers
+        return (self._heed(answer, training) for answer in watched)
 
-    def _heed(self, answer: Answer) -> Answer:
+    def _heed(self, answer: Answer, training: bool) -> Answer:
         if answer.kind == "refusal":
             self.roster.stand_aside(answer.site, answer.failure)
+            if training and self.config.privacy.enabled:
+                note_refusal(self.run, answer.site)
         return answer
 
     # --- one round ------------------------------------------------------------------------------

@@ -189,6 +189,15 @@ def test_a_cohort_is_drawn_by_nobodys_seed(tmp_path: Path) -> None:
     assert all(len(set(cohort)) == 3 and list(cohort) == sorted(cohort) for cohort in seen["secret"])
 
 
+def test_a_round_that_is_done_again_between_hospitals_is_a_draw_of_its_own(tmp_path: Path) -> None:
+    """Replies that were kept, of a cohort that was kept, would be released twice and accounted as two draws."""
+    kept = []
+    for config in (central(), central(central__enabled=False)):
+        run = Run.create(tmp_path / str(len(kept)), config)
+        kept.append(rounds.Federation(Uniform(config).grid(), config, run, deployed=True).keep_replies)
+    assert kept == [False, True]
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -196,6 +205,7 @@ def test_a_cohort_is_drawn_by_nobodys_seed(tmp_path: Path) -> None:
         ({"federation__max_norm_ratio": 30.0}, "max_norm_ratio=30"),
         ({"federation__contribution_every": 1}, "contribution_every=1"),
         ({"federation__oversample": 0.5}, "oversample=0.5"),
+        ({"federation__keep_replies": "on"}, "keep_replies=on: a round that is done again would release the same replies"),
         ({"central__delta": 0.4}, "not below one over the 3 hospitals"),
         ({"central__adaptive": True, "central__noise_multiplier": 11.0}, "central.count_noise=5 is too little"),
     ]
