@@ -1,7 +1,8 @@
 """A site's half of secure aggregation: its keys, its roster, and the session on its own disk, which lets it answer each stage once.
 
-Between two messages a hospital's ClientApp process ends, so what it must not forget lies in its folder of the run: the session's secrets
-(`secure.json`, for its user only, destroyed when the sum is open), and which survivors it has signed in each round (`secure-signed.json`).
+Between two messages a hospital's ClientApp process ends, so what it must not forget lies on its disk: in its folder of the run the
+session's secrets (`secure.json`, for its user only, destroyed when the sum is open); beside the runs' folders, which make room for newer
+runs, which survivors it has signed in each round (`secure-signed/RUN.json`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from client.site import run_of, weight_of
 from client.workspace import Site
 from tmca_core.compression.interface import FLOAT, Layout
 from tmca_core.config import Config
+from tmca_core.digests import tensors_digest
 from tmca_core.errors import ConfigError, PolicyRefusal
 from tmca_core.messages import MASKED, SETTINGS, part_of, spec_of
 from tmca_core.run import sync_folder, write_atomically
@@ -93,6 +95,7 @@ def masked(
         _write(folder, site.durable, {**session, "stage": MASKED})
     own, book = protocol.Secrets.from_values(session["own"]), _book(occasion, session, site.workspace.config)
     held = protocol.open_parcels(own, book, bytes_by_site(from_text(_said(content).get("body")).get("parcels")))
+    book = book.on(tensors_digest(content))
     layout, weight = Layout.of(spec_of(tensors)), book[site.name].weight
     flat, grid = layout.join(tensors), book.fixed_point(settings.secure_bits, settings.secure_range)
     codes = grid.zeros(layout.total)
@@ -105,7 +108,7 @@ def masked(
     if settings.secure_bits < 32:
         unsent = layout.split(flat.sub_(torch.from_numpy(grid.decode(codes, weight))))
     with _alone(folder):
-        _write(folder, site.durable, {**_at_stage(folder, AGREE, occasion), "held": held})
+        _write(folder, site.durable, {**_at_stage(folder, AGREE, occasion), "held": held, "weights": book.weights})
     protocol.mask(own, book, list(held), codes)
     return {MASKED: torch.from_numpy(codes.view("u1"))}, unsent
 
@@ -138,7 +141,7 @@ def _agree(site: Site, folder: Path, occasion: Occasion, body: Mapping[str, Any]
     """
     session = _at_stage(folder, AGREE, occasion)
     survivors = _names(body.get("survivors"))
-    path = folder / "secure-signed.json"
+    path = folder.parent / "secure-signed" / f"{folder.name}.json"
     signed: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     before = signed.get(str(occasion.round), survivors)
     if before != survivors:
@@ -149,6 +152,7 @@ def _agree(site: Site, folder: Path, occasion: Occasion, body: Mapping[str, Any]
         )
     own, book = protocol.Secrets.from_values(session["own"]), _book(occasion, session, site.workspace.config)
     signature = protocol.agree(own, book, list(session["held"]), survivors, identity, roster.fewest)
+    path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps({**signed, str(occasion.round): survivors}))
     _write(folder, site.durable, {**session, "stage": AGREE, "survivors": survivors})
     return {"signature": signature}
@@ -258,7 +262,8 @@ def _book(occasion: Occasion, session: Mapping[str, Any], config: Config) -> Boo
     adverts = session["adverts"]
     if not isinstance(adverts, list) or not all(isinstance(each, dict) for each in adverts):
         raise PolicyRefusal("the server's message holds no keys of sites.")
-    return Book.of(occasion, [Advert.from_values(each) for each in adverts], config.federation.secure_threshold)
+    book = Book.of(occasion, [Advert.from_values(each) for each in adverts], config.federation.secure_threshold)
+    return book.on(session.get("weights", ""))
 
 
 def _occasion(content: RecordDict) -> Occasion:

@@ -18,8 +18,9 @@ from flwr.app import ConfigRecord, RecordDict
 from server.exchange import Answer, carried_bytes, packed
 from server.turns import Turns, check_announced, hold_to_finite, lose, note_turn, read_reply
 from tmca_core.compression.interface import FLOAT, Layout
+from tmca_core.digests import tensors_digest
 from tmca_core.errors import ConfigError, FederationError, PolicyRefusal, TmcaError, UpdateRejected
-from tmca_core.messages import MASKED, SECURE, SETTINGS, TRAIN, Update, check_update, part_of, unpack_update
+from tmca_core.messages import ARRAYS, MASKED, SECURE, SETTINGS, TRAIN, Update, check_update, part_of, unpack_update
 from tmca_core.secure.keys import FEWEST
 from tmca_core.secure.recovery import MaskedSum, recover
 from tmca_core.secure.session import AGREE, KEYS, SHARES, UNMASK, Advert, Book, Occasion, as_text, bytes_by_site, from_text
@@ -124,7 +125,7 @@ def secure_round(federation: Federation) -> Turns:
     book = Book.of(session.occasion, list(adverts.values()), settings.secure_threshold)
     parcels = session.ask(SHARES, {site: {"adverts": book.as_values()} for site in adverts}, lambda site, body: _parcels(book, body))
     session.hold_to(len(parcels), book.threshold, "dealt shares")
-    total = _train(session, book, parcels)
+    book, total = _train(session, book, parcels)
     opening = time.perf_counter()
     survivors, dealers = sorted(total.sites), sorted(parcels)
     signatures = session.ask(AGREE, {site: {"survivors": survivors} for site in survivors}, lambda site, body: _signature(site, body))
@@ -203,8 +204,8 @@ def refuse_insecure(federation: Federation) -> None:
             raise ConfigError(f"federation.secure does not go with {setting}: {reason}.")
 
 
-def _train(session: Session, book: Book, parcels: Mapping[str, Mapping[str, bytes]]) -> MaskedSum:
-    """Have the sites that dealt shares train, and add their masked updates as they come.
+def _train(session: Session, book: Book, parcels: Mapping[str, Mapping[str, bytes]]) -> tuple[Book, MaskedSum]:
+    """Have the sites that dealt shares train, and add their masked updates as they come; with the book on the weights that were sent.
 
     Raises:
         FederationError: fewer than t came.
@@ -236,7 +237,7 @@ def _train(session: Session, book: Book, parcels: Mapping[str, Mapping[str, byte
             session.lose(TRAIN, Answer(answer.site, None, str(error), error.kind))
         turns.folding += time.perf_counter() - start
     session.hold_to(len(total.sites), book.threshold, "sent masked updates")
-    return total
+    return book.on(tensors_digest({ARRAYS: arrays})), total
 
 
 def _add(session: Session, total: MaskedSum, answer: Answer, content: RecordDict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from flwr.app import Context, Message
 from made_up_sites import Tiny, final_weights
 from masked_sites import NAMES, STAGES, MaskedSites, settings
 
+from client.site import KEPT_RUNS, _drop_old_runs
 from server import rounds
 from server.app import federate
+from server.exchange import packed
 from simulations.inprocess import Weather
 from tmca_core.algorithms import ALGORITHMS
 from tmca_core.errors import ConfigError, FederationError
@@ -180,6 +183,20 @@ def test_a_server_that_lies_opens_nothing(stage: str, change: Callable[..., None
     assert_moved(tmp_path / "run", 0)
 
 
+def test_a_site_that_was_sent_other_weights_than_the_rest_opens_nothing(tmp_path: Path) -> None:
+    """One hospital gets the real weights, the others dead ones, whose updates the server knows: the sum would be that one's update."""
+    sites = MaskedSites(settings(), tmp_path / "state")
+    dead = packed({name: torch.zeros_like(tensor) for name, tensor in shared_state(Tiny()).items()}, False)
+    sites.weights = dict.fromkeys(NAMES[1:], dead)
+    sites.steps = dict.fromkeys(NAMES[1:], 0.0)
+    with pytest.raises(FederationError, match="site 'aarhus' has not signed the set of survivors and the weights"):
+        run(sites, tmp_path / "run")
+    assert_moved(tmp_path / "run", 0)
+    sites.weights, sites.steps = {}, {}
+    run(sites, tmp_path / "run")
+    assert_moved(tmp_path / "run", 0.3)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_is_answered_twice(stage: str, tmp_path: Path) -> None:
     """The second time a site is asked, with the very message of the first; its first answer counts, and opens the sum."""
@@ -200,12 +217,23 @@ def test_no_stage_is_answered_twice(stage: str, tmp_path: Path) -> None:
     assert_moved(tmp_path / "run", 0.3)
 
 
-def test_a_round_that_is_done_again_opens_the_same_set_or_none(tmp_path: Path) -> None:
-    """Crash after the sites have signed; the second attempt without one of them would give its update away as a difference."""
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_round_that_is_done_again_opens_the_same_set_or_none(forgotten: bool, tmp_path: Path) -> None:
+    """Crash after the sites have signed; the second attempt without one of them would give its update away as a difference.
+
+    So it is after the server has named so many other runs that the sites have made room for these.
+    """
     sites = MaskedSites(settings(), tmp_path / "state")
     sites.gone = {(name, "unmask") for name in NAMES}
     with pytest.raises(FederationError, match="helped to open the sum"):
         run(sites, tmp_path / "run")
+    if forgotten:
+        folders = [path.parent for path in (tmp_path / "state").rglob("secure.json")]
+        newer = [folder.parent / f"a{k:x}" for folder in folders for k in range(KEPT_RUNS)]
+        for path in (*newer, *(folder.parent / "ff" for folder in folders)):
+            path.mkdir()
+            _drop_old_runs(path.parent) if path.name == "ff" else os.utime(path, (2e9, 2e9))
+        assert len(folders) == 5 and not any(folder.exists() for folder in folders)
     sites.gone = {("aarhus", "train")}
     with pytest.raises(FederationError, match=r"signed another set of survivors \(missing now: aarhus; new: none\)"):
         run(sites, tmp_path / "run")

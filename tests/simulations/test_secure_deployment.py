@@ -46,7 +46,7 @@ def test_three_hospitals_and_a_sum(processes: Processes, tmp_path: Path) -> None
     (record,) = run.events("round")
     assert record["completed"] == list(HOSPITALS)
     for name in HOSPITALS:
-        (signed,) = (tmp_path / f"state-{name}").rglob("secure-signed.json")
+        (signed,) = (tmp_path / f"state-{name}").glob("*/secure-signed/*.json")
         assert json.loads(signed.read_text()) == {"1": list(HOSPITALS)}
         (session,) = (tmp_path / f"state-{name}").rglob("secure.json")
         assert json.loads(session.read_text()).keys() == {"stage", "round", "session"}  # its secrets are destroyed

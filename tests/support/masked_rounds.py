@@ -33,6 +33,7 @@ class Round:
 
     Attributes:
         values: each site's update. `weights`: its weight.
+        trained_on: digest of the weights that a site was sent, where it is not "".
     """
 
     values: Mapping[str, NDArray[np.float32]]
@@ -42,6 +43,7 @@ class Round:
     bound: float = 1.0
     fewest: int = 3
     occasion: Occasion = OCCASION
+    trained_on: Mapping[str, str] = field(default_factory=dict)
     own: dict[str, site.Secrets] = field(default_factory=dict)
     adverts: dict[str, Advert] = field(default_factory=dict)
     parcels: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -64,6 +66,9 @@ class Round:
         self.dealers = sorted(self.parcels)
         return self.dealers
 
+    def book_of(self, name: str) -> Book:
+        return self.book.on(self.trained_on.get(name, ""))
+
     @property
     def grid(self) -> FixedPoint:
         return self.book.fixed_point(self.bits, self.bound)
@@ -79,7 +84,7 @@ class Round:
         for name in self.dealers:
             self.held[name] = site.open_parcels(self.own[name], self.book, {dealer: self.parcels[dealer][name] for dealer in self.dealers})
             vector = self.codes(name)
-            site.mask(self.own[name], self.book, self.dealers, vector)
+            site.mask(self.own[name], self.book_of(name), self.dealers, vector)
             self.masked[name] = vector
             if name not in without:
                 self.total.add(name, vector)
@@ -87,7 +92,7 @@ class Round:
 
     def agree(self, survivors: Collection[str], without: Collection[str] = ()) -> dict[str, bytes]:
         return {
-            name: site.agree(self.own[name], self.book, self.dealers, survivors, identity_of(name), self.fewest)
+            name: site.agree(self.own[name], self.book_of(name), self.dealers, survivors, identity_of(name), self.fewest)
             for name in survivors
             if name not in without
         }
@@ -96,7 +101,7 @@ class Round:
         self, survivors: Collection[str], signatures: Mapping[str, bytes], without: Collection[str] = ()
     ) -> dict[str, dict[str, int]]:
         return {
-            name: site.reveal(self.own[name], self.book, self.held[name], survivors, signatures, self.roster)
+            name: site.reveal(self.own[name], self.book_of(name), self.held[name], survivors, signatures, self.roster)
             for name in signatures
             if name not in without
         }

@@ -42,6 +42,7 @@ class MaskedSites:
     Attributes:
         gone: (site, stage) at which a site does not answer.
         steps: moves of sites other than the usual.
+        weights: what a site is sent to train on in the place of the round's weights, by name.
         on_request: stage → changes the fields of a message before its site reads them; they hold the name of the site as "site".
         on_answer: (site, stage) → changes the fields of an answer.
         asked: every (site, stage) that came.
@@ -52,6 +53,7 @@ class MaskedSites:
         self.config, self.folder, self.names = config, folder, names
         self.gone: set[tuple[str, str]] = set()
         self.steps: dict[str, float] = {}
+        self.weights: dict[str, ArrayRecord] = {}
         self.on_request: dict[str, Change] = {}
         self.on_answer: dict[tuple[str, str], Change] = {}
         self.asked: list[tuple[str, str]] = []
@@ -106,7 +108,8 @@ class MaskedSites:
             raise ConnectionError("the line is dead")
         fields = {**content[SETTINGS], "site": name}
         self.on_request.get(stage, lambda fields: None)(fields)
-        return RecordDict({SETTINGS: ConfigRecord(fields)})
+        arrays = {ARRAYS: self.weights.get(name, content[ARRAYS])} if ARRAYS in content else {}
+        return RecordDict({SETTINGS: ConfigRecord(fields), **arrays})
 
     def _site(self, context: Context) -> Any:
         return SimpleNamespace(

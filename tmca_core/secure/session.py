@@ -1,4 +1,4 @@
-"""What a round of secure aggregation is about: who takes part with which keys, and what is signed. All of it is public.
+"""What a round of secure aggregation is about: who takes part with which keys, on which weights, and what is signed. All of it is public.
 
 | stage | the server sends | the site answers |
 |---|---|---|
@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from tmca_core.errors import PolicyRefusal
 from tmca_core.secure.fixed_point import FixedPoint
 from tmca_core.secure.keys import SIZE
 
-PROTOCOL = "tmca-secure-aggregation/1"
+PROTOCOL = "tmca-secure-aggregation/2"
 KEYS, SHARES, AGREE, UNMASK = "keys", "shares", "agree", "unmask"
 """Stages that are messages of their own; the masked update is the answer to `train`."""
 
@@ -108,11 +108,14 @@ class Book:
     Attributes:
         adverts: by the sites' names.
         threshold: t: with so many sites' help a sum is opened, and with fewer nothing is.
+        weights: digest of what the round's sites were sent to train on; "" before. Masks and signatures are bound to it: between sites that
+            trained on different weights no mask cancels, so a server cannot have one real update beside others that it knows.
     """
 
     occasion: Occasion
     adverts: tuple[Advert, ...]
     threshold: int
+    weights: str = ""
 
     @classmethod
     def of(cls, occasion: Occasion, adverts: Sequence[Advert], share: float) -> Book:
@@ -132,7 +135,7 @@ class Book:
     @cached_property
     def digest(self) -> bytes:
         """sha256 of everything in it; what is sealed, signed and derived afterwards is bound to it."""
-        return hashlib.sha256(stated("book", asdict(self.occasion), self.threshold, self.as_values())).digest()
+        return hashlib.sha256(stated("book", asdict(self.occasion), self.threshold, self.as_values(), self.weights)).digest()
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -146,12 +149,16 @@ class Book:
         """The grid of this session's sums."""
         return FixedPoint(bits, bound, len(self.adverts), sum(advert.weight for advert in self.adverts))
 
+    def on(self, weights: str) -> Book:
+        """The same from the masked stage on: with the digest of the weights that were received."""
+        return replace(self, weights=weights)
+
     def as_values(self) -> list[dict[str, Any]]:
         """Its adverts as JSON values."""
         return [advert.as_values() for advert in self.adverts]
 
     def agreement(self, dealers: Sequence[str], survivors: Sequence[str]) -> bytes:
-        """What the sites sign before they help to unmask: the book, who dealt shares, and whose updates are in the sum."""
+        """What the sites sign before they help to unmask: the book, the weights, who dealt shares, and whose updates are in the sum."""
         return stated("survivors", self.digest.hex(), sorted(dealers), sorted(survivors))
 
 

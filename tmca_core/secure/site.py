@@ -131,8 +131,8 @@ def reveal(
     for site, signature in signatures.items():
         if site not in roster.sites or not genuine(roster.sites[site], statement, signature):
             raise PolicyRefusal(
-                f"site '{site}' has not signed the set of survivors that this site was shown: the server tells sites different sets, and "
-                "with two sets it could unmask a single update. No share leaves."
+                f"site '{site}' has not signed the set of survivors and the weights that this site was shown: the server tells sites "
+                "different sets or sends them different weights, and so it could unmask a single update. No share leaves."
             )
     return {dealer: seed if dealer in survivors else masking for dealer, (masking, seed) in held.items()}
 

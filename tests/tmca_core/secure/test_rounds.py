@@ -100,6 +100,29 @@ def test_a_late_masked_update_stays_masked_although_its_masking_key_was_recovere
     assert site.self_mask(round.own[late].own, late, round.book).seed not in seeds
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_between_sites_that_trained_on_different_weights_no_mask_cancels(alone: bool) -> None:
+    """The server sends one site the real weights and the others dead ones, from which nothing comes: their sum is that one's update.
+
+    The others know nothing of it, agree among themselves and are enough to open every self-mask.
+    """
+    round, victim = some_round(6, 4, length=4096), "site-00"
+    round.trained_on = {name: "real" if alone and name == victim else "dead" for name in round.values}
+    round.values = {name: value if name == victim else np.zeros_like(value) for name, value in round.values.items()}
+    round.keys()
+    round.shares()
+    total = round.mask()
+    signatures = {name: signed for name, signed in round.agree(total.sites).items() if name != victim}
+    assert len(round.unmask(total.sites, signatures)) == 5 == round.book.threshold
+    left = [Mask(site.self_mask(round.own[name].own, name, round.book_of(name)).seed, added=False) for name in total.sites]
+    opened = total.open(round.book, left)
+    related = abs(np.corrcoef(opened, round.values[victim])[0, 1])
+    assert related < 0.1 if alone else related > 0.99  # where all got the same it is their sum, which is what the server is for
+    if alone:
+        with pytest.raises(PolicyRefusal, match="has not signed the set of survivors and the weights"):
+            round.unmask(total.sites, round.agree(total.sites))
+
+
 @pytest.mark.parametrize("bits", [16, 32])
 def test_a_single_masked_update_looks_random(bits: int) -> None:
     """Of constant updates, the worst case: chi-square over its bytes, Kolmogorov-Smirnov over its numbers, correlation with the update.
