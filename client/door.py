@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from urllib.parse import quote
 from client.node import simulated
 from tmca_core.config import Config
 from tmca_core.errors import ConfigError, PolicyRefusal
+from tmca_core.privacy.accounting import PLAIN
 from tmca_core.privacy.charging import Account
-from tmca_core.privacy.ledger import Ledger
+from tmca_core.privacy.ledger import PLAIN_PURPOSE, Charge, Ledger
 from tmca_core.privacy.mechanism import Mechanism
 from tmca_core.privacy.planning import mechanism_of
 from tmca_core.privacy.policy import Policy, load_policy, open_ledger, request_of
@@ -86,6 +87,15 @@ class Door:
     def account(self, default: Callable[[], Account]) -> Account:
         """Who pays: the policy's ledger up to its budget, or else the `default`."""
         return default() if self.policy is None or self.ledger is None else Account(self.ledger, self.policy.budget)
+
+    def note_plain(self, patients: Iterable[str], config: Config, **about: Any) -> None:
+        """Put an update without noise on the ledger, which is about to leave: from then on no ε holds for its patients.
+
+        Raises:
+            LedgerError: it could not be written: nothing may leave.
+        """
+        if self.ledger is not None:
+            self.ledger.charge(Charge(PLAIN, purpose=PLAIN_PURPOSE, config=config.digest(), **about), patients, None)
 
     def trained(self, metrics: Mapping[str, float], public: tuple[str, ...], cases: int) -> dict[str, float]:
         """The metrics of a turn that may leave.

@@ -297,7 +297,7 @@ def _ledger(folder: Path) -> str:
     if not Path(policy.ledger.folder).exists():
         raise ConfigError(f"there is no ledger yet: tmca privacy ledger init {policy.ledger.folder}")
     spent = open_ledger(policy).read()
-    return f"{spent.state}, {len(spent.entries)} entries, ε = {spent.epsilon(policy.privacy.delta):.3f} spent"
+    return f"{spent.state}, {len(spent.entries)} entries, {spent.told(policy.privacy.delta)} spent"
 
 
 def _approvals(folder: Path) -> str:

@@ -26,7 +26,7 @@ def train_privately(site: Site, round: int, run: str, state: TrainState | None) 
     patients = sorted({case.patient_id for case in site.data.train.cases})
     mechanism = site.door.mechanism(config, len(patients))
     account = site.door.account(lambda: Account(_simulated_ledger(site), None))
-    if not account.charged(run):
+    if not account.tested(run, config, code_digest()):
         check_site(workspace.network, site.data.train, workspace.pipeline, config, mechanism, workspace.device)
     account.pay(config, mechanism, patients, run=run, round=round, app=code_digest())
     return fit_privately(

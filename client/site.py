@@ -207,6 +207,9 @@ def train(site: Site, content: RecordDict) -> RecordDict:
     metrics = {"loss": result.loss, "steps": result.steps, "cases": result.cases_seen, "seconds": result.seconds + beside}
     asked = {name: metrics[name] for name in train_metrics(config.privacy.enabled)}
     leaving = site.door.trained(asked, PUBLIC_METRICS, len(site.data.train))
+    if not config.privacy.enabled:
+        patients = {case.patient_id for case in site.data.train.cases}
+        site.door.note_plain(patients, config, run=run, round=round, app=code_digest())
     weighting, weight = config.federation.weighting, weight_of(site)
     figures = [name for name in leaving if name not in PUBLIC_METRICS] + ([] if weighting == "uniform" else ["weight"])
     site.door.note_figures(figures, run=run, round=round, purpose="training")

@@ -143,7 +143,9 @@ def _node_count(config: Config, node: Mapping[str, Any]) -> int:
 
 
 def enter(config: Config, node: Mapping[str, Any], place: int, run: str | None) -> Site:
-    """The site that a message is for, once its policy has let the server's request in; before that no case of a hospital is read.
+    """The site that a message is for, once its policy has let the server's request in.
+
+    Before that nothing of a hospital's cases is read but the table of its manifest, in which its patients are counted.
 
     Args:
         run: the server's name for it; None: it only asks who is there.
@@ -155,15 +157,16 @@ def enter(config: Config, node: Mapping[str, Any], place: int, run: str | None) 
     """
     run = run if run is None else accepted_run(run)
     door = Door.of(policy_of(config, node, lambda: name_of(config, node, place)))
-    if not simulated(node):
-        _hold_own_reports(config, node, door)
     if door.policy is None:
+        if not simulated(node):
+            _hold_own_reports(config, node, door)
         return open_site(config, node, place)
     if simulated(node):
         site = open_site(config, node, place)
         door.admit(config, site.data.train.patients, code_digest(), run)
     else:
         door.admit(config, _listed_patients(config, node), code_digest(), run)
+        _hold_own_reports(config, node, door)
         site = open_site(config, node, place)
         door.admit(config, site.data.train.patients, code_digest(), None)  # who has no case that can be read does not count
     return replace(site, door=door)

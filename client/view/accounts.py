@@ -10,7 +10,7 @@ from typing import Any
 
 from tmca_core.errors import TmcaError
 from tmca_core.privacy.accounting import NoisySteps, Spend, spend_from_json
-from tmca_core.privacy.ledger import Budget, Spent
+from tmca_core.privacy.ledger import PLAIN_PURPOSE, Budget, Spent
 from tmca_core.privacy.policy import load_policy, open_ledger
 
 MOST_ENTRIES = 200
@@ -26,7 +26,8 @@ class Account:
     Attributes:
         place: the ledger's folder, or the policy's file where that cannot be read.
         budget: for each patient, over all runs together.
-        spent: ε of the worst-off patient at the budget's δ.
+        spent: ε of the worst-off patient at the budget's δ, of what left with noise.
+        plain: how many updates without noise have left, for whose patients no ε holds.
         rounds: so many more rounds like the last one fit into the budget (at most `MOST_ROUNDS`); None: there was none.
         entries: newest first, the last `MOST_ENTRIES`; `count`: of all.
         fault: why nothing can be told, and nothing is released; "".
@@ -39,6 +40,7 @@ class Account:
     entries: Sequence[Entry] = ()
     count: int = 0
     fault: str = ""
+    plain: int = 0
 
     @property
     def left(self) -> float:
@@ -76,9 +78,10 @@ class Books:
 def _account(place: str, budget: Budget, read: Spent) -> Account:
     training = [entry for entry in read.charges if entry.get("purpose") == "training"]
     last = spend_from_json(training[-1]["spend"]) if training else None
-    rounds = None if last is None else more_rounds(last, budget.epsilon, lambda more: read.epsilon(budget.delta, more=more, coarse=True))
+    counted = read.noised if budget.beside_plain else read
+    rounds = None if last is None else more_rounds(last, budget.epsilon, lambda more: counted.epsilon(budget.delta, more=more, coarse=True))
     entries = list(read.entries)[: -MOST_ENTRIES - 1 : -1]
-    return Account(place, budget, read.epsilon(budget.delta), rounds, entries, len(read.entries))
+    return Account(place, budget, read.noised.epsilon(budget.delta), rounds, entries, len(read.entries), plain=read.plain)
 
 
 def more_rounds(last: Spend, budget: float, after: Callable[[list[Spend]], float]) -> int | None:
@@ -110,6 +113,8 @@ def in_words(entry: Entry) -> tuple[str, str]:
     """What an entry is, and its details."""
     kind, round = str(entry["kind"]), entry.get("round")
     at = f" of round {round}" if round else ""
+    if kind == "charge" and entry.get("purpose") == PLAIN_PURPOSE:
+        return f"Update without noise{at} left", f"no ε holds for its {entry.get('patients') or 'all'} patients from here on"
     if kind == "charge":
         spend = entry.get("spend", {})
         noise = f"noise σ {spend.get('noise_multiplier')}, sampling rate {spend.get('sample_rate')}, {spend.get('steps')} steps"

@@ -100,6 +100,7 @@ def status(node_state: State, policy: Policies = None, as_json: AsJson = False) 
         {
             "ledger": account.place,
             "spent": account.spent,
+            "plain_updates": account.plain,
             "budget": account.budget.epsilon if account.budget else None,
             "delta": account.budget.delta if account.budget else None,
             "left": account.left,
@@ -113,7 +114,9 @@ def status(node_state: State, policy: Policies = None, as_json: AsJson = False) 
     lines = [headline(sight) + (f" since {paused}" if paused else "") + ".", *([sight.fault] if sight.fault else [])]
     lines += [f"run {run['run']}: " + (f"left {run['left']}" if run["left"] else f"{run['rounds']} paid rounds") for run in runs]
     lines += [
-        f"{account.place}: " + (account.fault or f"ε = {account.spent:.4f} spent of {account.budget.epsilon:g}" if account.budget else "")
+        f"{account.place}: "
+        + (account.fault or f"ε = {account.spent:.4f} spent of {account.budget.epsilon:g}" if account.budget else "")
+        + (f", beside {account.plain} plain updates, for whose patients no ε holds" if account.plain else "")
         for account in sight.accounts
     ]
     emit(as_json, value, "\n".join(lines))

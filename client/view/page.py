@@ -107,7 +107,8 @@ def _since(text: str) -> float | None:
 def _bar(account: Account) -> Markup:
     if account.budget is None:
         return Markup("")
-    return meter(f"ε spent of {account.budget.epsilon:g}", account.spent / account.budget.epsilon)
+    beside = f", beside {account.plain} plain updates, which no ε covers" if account.plain else ""
+    return meter(f"ε spent of {account.budget.epsilon:g}{beside}", account.spent / account.budget.epsilon)
 
 
 _TEMPLATES = environment(Path(__file__).parent)

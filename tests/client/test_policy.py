@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import resource
 import shutil
@@ -18,11 +20,16 @@ from flwr.common.constant import ErrorCode
 from hospital import Hospital, private, reason, rewrite
 from reachable import make_reachable
 
+import client.private
+from client.view.accounts import Books, in_words
+from tmca_core.cli import main
 from tmca_core.config import Config
+from tmca_core.errors import BudgetExhausted
 from tmca_core.messages import ARRAYS, METRICS, REFUSED, SETTINGS, WITHHELD
 from tmca_core.networks import build_network, shared_state
 from tmca_core.privacy import chain
 from tmca_core.privacy.accounting import NoisySteps, epsilon
+from tmca_core.privacy.planning import make_plan
 from tmca_core.wire import tensors_of
 
 
@@ -52,7 +59,10 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("settings", "rule"), REFUSALS, ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
-def test_what_is_against_the_policy_is_refused_before_a_case_is_read(hospital: Hospital, settings: dict[str, Any], rule: str) -> None:
+def test_what_is_against_the_policy_is_refused_before_a_case_is_read(
+    hospital: Hospital, settings: dict[str, Any], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.workspace.hold_reports", lambda *given: pytest.fail("a report was read"))
     config = private(**settings)
     for kind, round in (("train", 1), ("evaluate", 0)):
         reply = hospital.answer(config, kind, round=round, split="val")
@@ -385,8 +395,64 @@ def test_a_plain_run_under_a_policy_tells_what_is_allowed(tmp_path: Path) -> Non
     told = dict(reply.content[METRICS])
     assert set(told) == {"steps", "loss"} and reply.content[SETTINGS][WITHHELD] is True
     assert round(float(told["loss"]) / 0.05) * 0.05 == pytest.approx(told["loss"])
-    assert hospital.kinds() == ["agreed", "figures"]
+    assert hospital.kinds() == ["agreed", "charge", "figures"]
     assert "training.steps must be set" in reason(hospital.train(plain(training__steps=0), run="ab"))
+
+
+def test_after_a_plain_update_no_epsilon_holds_for_its_patients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pilot without noise, then a private run on the same patients: its ε alone would say what nobody can."""
+    hospital = Hospital.make(tmp_path)
+    path = tmp_path / "site.toml"
+    text = path.read_text()
+    path.write_text(text.replace("[privacy]", "[privacy]\nrequired = false"))
+    assert not hospital.train(private(), run="aa").has_error()
+    alone = hospital.ledger.read().epsilon(1e-5)
+    assert not hospital.train(plain(), run="bb").has_error()
+    (_, update), whole = hospital.ledger.read().charges, hospital.ledger.read()
+    assert (update["purpose"], update["run"], update["round"], update["patients"]) == ("plain update", "bb", 1, 16)
+    assert math.isinf(whole.epsilon(1e-5)) and whole.noised.epsilon(1e-5) == alone == epsilon([NoisySteps(1.0, 0.3, 2)], 1e-5)
+    assert whole.epsilon(1e-5, hospital.ledger.hashes(["somebody else"])) == 0.0
+
+    assert "none holds after plain updates of the same patients" in reason(hospital.train(private(), run="cc"))
+    assert "beside_plain" in caplog.text and len(hospital.ledger.read().charges) == 2
+    shown, told = json_of(capsys, "privacy", "ledger", "show", str(tmp_path / "ledger"))
+    assert shown["epsilon"] == {"pld": None, "prv": None, "rdp": None} and shown["replace_one"] is None
+    assert shown["plain_updates"] == 1 and shown["noised_alone"]["pld"] == pytest.approx(alone)
+    assert "plain updates that have left: 1; no ε holds for their patients" in told
+    policy, told = json_of(capsys, "privacy", "policy", str(path))
+    assert policy["spent"] is None and "beside 1 plain updates" in told
+    with pytest.raises(BudgetExhausted, match="no noise gives them a finite ε"):
+        make_plan(0.1, 10, 1e-5, noise=1.0, before=hospital.ledger.read().compositions())
+    (account,) = Books([path]).look()
+    assert (account.plain, account.rounds) == (1, 0) and account.spent == pytest.approx(alone)
+    assert in_words(account.entries[-1 - whole.entries.index(update)])[0] == "Update without noise of round 1 left"
+
+    path.write_text(path.read_text().replace("[privacy]", '[privacy]\nbeside_plain = "the pilot was of our phantoms"'))
+    assert not hospital.train(private(), run="dd").has_error()
+    assert hospital.ledger.read().noised.epsilon(1e-5) == epsilon([NoisySteps(1.0, 0.3, 4)], 1e-5)
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[dict[str, Any], str]:
+    """What a command prints as JSON, and as text."""
+    said = []
+    for more in (["--json"], []):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more])
+        assert not ended.value.code
+        said.append(capsys.readouterr().out)
+    return json.loads(said[0]), said[1]
+
+
+def test_another_step_under_a_name_that_was_tested_is_tested_again(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network, losses and engine are no terms of a run: a later round may come with others."""
+    tested = []
+    check = client.private.check_site
+    monkeypatch.setattr(client.private, "check_site", lambda *given: tested.append(given[3].digest()) or check(*given))
+    for round, config in enumerate((private(), private(), private(privacy__engine="loop"), private(privacy__engine="loop")), 1):
+        assert not hospital.train(config, round).has_error()
+    assert len(tested) == len(set(tested)) == 2
 
 
 def test_the_divisor_of_a_noised_sum_does_not_tell_the_number_of_patients(tmp_path: Path) -> None:

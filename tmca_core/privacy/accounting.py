@@ -68,9 +68,12 @@ class NoisyFigures:
     delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.epsilon < math.inf and 0 <= self.delta < 1):
+        if not (0 <= self.epsilon < math.inf and 0 <= self.delta <= 1):
             raise ConfigError(f"figures with ε = {self.epsilon} and δ = {self.delta} cannot be accounted for.")
 
+
+PLAIN = NoisyFigures(0.0, 1.0)
+"""A release without noise: it keeps no more than (0, 1), which is nothing, and no finite ε goes with it."""
 
 Spend = NoisySteps | NoisyFigures
 
@@ -94,10 +97,15 @@ class Epsilons:
     def to_json(self) -> dict[str, Any]:
         """As `tmca privacy plan` prints it."""
         return {
-            "epsilon": {"pld": self.pld, "prv": self.prv, "rdp": self.rdp},
+            "epsilon": {"pld": _finite(self.pld), "prv": self.prv, "rdp": self.rdp},
             "relation": "add/remove",
-            "replace_one": self.replace_one,
+            "replace_one": _finite(self.replace_one),
         }
+
+
+def _finite(value: float) -> float | None:
+    """None where no ε holds: JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def gathered(spends: Iterable[Spend]) -> tuple[Spend, ...]:

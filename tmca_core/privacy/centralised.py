@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ class PrivateTraining:
         patients = sorted({case.patient_id for case in data.cases})
         self.admit(config, len(patients))
         mechanism = mechanism_of(config, len(patients))
-        if not self.account.charged(self.run):
+        if not self.account.tested(self.run, config, self.app):
             check_site(network, data, pipeline, config, mechanism, device)
         self.account.pay(config, mechanism, patients, run=self.run, round=round, app=self.app)
         return fit_privately(network, data, pipeline, config, mechanism, round=round, site=site, state=state, device=device)
@@ -92,8 +93,14 @@ class PrivateTraining:
         self.account.ledger.note("evaluation", run=self.run, round=round, split=split)
 
     def stated(self, config: Config, arm: str, data: CaseTensors) -> dict[str, Any]:
-        """run.json's `privacy`, by the rounds on the ledger; `over_all_runs`: ε of these patients with everything else on it."""
+        """run.json's `privacy`, by the rounds on the ledger; `over_all_runs`: ε of these patients with everything else on it.
+
+        None, and `plain_updates`, where updates without noise have left, so that there is none.
+        """
         ids = sorted({case.patient_id for case in data.cases})
         found = statement(config, {arm: spent_in(self.account.charged(self.run), mechanism_of(config, len(ids)), config, len(ids))})
         ledger = self.account.ledger
-        return {**found, "over_all_runs": ledger.read().epsilon(self.policy.privacy.delta, ledger.hashes(ids))}
+        spent = ledger.read()
+        overall = spent.epsilon(self.policy.privacy.delta, ledger.hashes(ids))
+        plain = {} if math.isfinite(overall) else {"plain_updates": spent.plain}
+        return {**found, "over_all_runs": None if plain else overall, **plain}

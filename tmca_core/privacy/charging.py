@@ -23,6 +23,11 @@ class Account:
     ledger: Ledger
     budget: Budget | None
 
+    def tested(self, run: str, config: Config, app: str) -> bool:
+        """Whether this very step of a run was paid for before, which it is after its self-test: under the same settings and code."""
+        step = {"run": run, "config": config.digest(), "app": app}
+        return any(step.items() <= entry.items() for entry in self.ledger.read().charges)
+
     def charged(self, run: str) -> list[int]:
         """Rounds of a run that are on the ledger, in the order of their charges."""
         return [int(entry.get("round", 0)) for entry in self.ledger.read().charges if entry["run"] == run]

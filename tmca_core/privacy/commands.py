@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,10 +115,18 @@ def policy(path: Annotated[Path, typer.Argument(metavar="SITE.TOML", help="The h
     spent = open_ledger(rules).read()
     code, found = source_digest(Path(tmca_core.__file__).parents[1]), spent.epsilon(rules.privacy.delta)
     approved = code in rules.app.allowed if rules.app.allowed else None
-    value = {**rules.model_dump(mode="json"), "spent": found, "state": spent.state, "code": code, "approved": approved}
+    value = {
+        **rules.model_dump(mode="json"),
+        "spent": found if math.isfinite(found) else None,
+        "plain_updates": spent.plain,
+        "state": spent.state,
+        "code": code,
+        "approved": approved,
+    }
     told = {None: "any code may run", True: "it may run", False: "it is not in app.allowed, so it may not run"}[approved]
     lines = [f"{section}.{key} = {setting}" for section, part in rules.model_dump().items() for key, setting in part.items()]
-    lines.append(f"spent on the worst-off patient: ε = {found:.4f} of {rules.privacy.epsilon:g} at δ = {rules.privacy.delta:g}")
+    budget = f"{rules.privacy.epsilon:g} at δ = {rules.privacy.delta:g}"
+    lines.append(f"spent on the worst-off patient, of {budget}: {spent.told(rules.privacy.delta)}")
     lines.append(f"installed code: {code}; {told}")
     emit(as_json, value, "\n".join(lines))
 
@@ -213,6 +222,11 @@ def _summary_told(found: Mapping[str, Any]) -> str:
         f"PRV {_number(values['prv'])}   RDP {_number(values['rdp'])}; replace-one PLD {_number(found['replace_one'])}",
         "events: " + ", ".join(f"{kind} {number}" for kind, number in found["events"].items()),
     ]
+    if found["plain_updates"]:
+        lines.append(
+            f"plain updates that have left: {found['plain_updates']}; no ε holds for their patients. The noised releases alone: PLD "
+            f"{_number(found['noised_alone']['pld'])}, as below"
+        )
     if found["plain_figures"]:
         lines.append(f"plain figures released under the policy, which no ε covers: {found['plain_figures']}")
     lines += [f"  entry {p['entry']}  {p['time']}  run {p['run'] or '–'}  ε {p['epsilon']:.4f}" for p in found["history"]]

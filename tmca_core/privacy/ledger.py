@@ -7,9 +7,10 @@ patient; the ledger's ε is that of its worst-off patient. Cohorts are kept as s
 from __future__ import annotations
 
 import hmac
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +21,21 @@ from tmca_core.run import sync_folder, write_atomically
 
 EVERYBODY = ""  # cohort of entries whose patients were not named: they count for all
 HASH_BYTES = 16
+PLAIN_PURPOSE = "plain update"
 NOTES = ("agreed", "evaluation", "tuning", "restart", "figures")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a hospital is ready to spend on each of its patients, add/remove, over all runs together."""
+    """What a hospital is ready to spend on each of its patients, add/remove, over all runs together.
+
+    Attributes:
+        beside_plain: it holds for the noised releases alone; else there is none left where plain updates have left.
+    """
 
     epsilon: float
     delta: float
+    beside_plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Charge:
         spend: its cost.
         run: identity of the run.
         round: of the run, from 1.
-        purpose: training, tuning, evaluation or metrics.
+        purpose: training, tuning, evaluation or metrics; `PLAIN_PURPOSE`: an update without noise.
         clip: largest norm C of a patient's gradient.
         config, app: sha256 of the run's settings and of the app's code.
     """
@@ -81,6 +88,21 @@ class Spent:
     state: State
     entries: Sequence[Entry]
     cohorts: Mapping[str, frozenset[bytes]]
+
+    @property
+    def noised(self) -> Spent:
+        """The same without plain updates."""
+        return replace(self, entries=[entry for entry in self.entries if entry.get("purpose") != PLAIN_PURPOSE])
+
+    @property
+    def plain(self) -> int:
+        """How many plain updates have left."""
+        return len(self.entries) - len(self.noised.entries)
+
+    def told(self, delta: float) -> str:
+        """What is spent, in words."""
+        also = f", beside {self.plain} plain updates, for whose patients no ε holds" if self.plain else ""
+        return f"ε = {self.noised.epsilon(delta):.4f}{also}"
 
     @property
     def charges(self) -> list[Entry]:
@@ -188,8 +210,16 @@ class Ledger:
             cohorts = self._cohorts(reading.entries)
             projected = None
             if budget is not None:
-                spent = Spent(reading.state, reading.entries, cohorts)
-                asked = members or None
+                spent, asked = Spent(reading.state, reading.entries, cohorts), members or None
+                if budget.beside_plain:
+                    spent = spent.noised
+                elif spent.plain and math.isinf(spent.epsilon(budget.delta, asked, coarse=True)):
+                    raise BudgetExhausted(
+                        f"round {charge.round} of run {charge.run} is to be private, and plain updates of these patients have left before "
+                        "(`tmca privacy ledger show`): no ε holds for them any more. Train on other patients, or say in site.toml why the "
+                        'budget may count the noised releases alone: [privacy] beside_plain = "…".',
+                        "Rule: budget of every patient; bound: none holds after plain updates of the same patients.",
+                    )
                 projected = spent.epsilon(budget.delta, asked, [charge.spend], coarse=True)
                 if not projected <= budget.epsilon:  # the coarse bound is a little larger: near the end, look closer
                     projected = spent.epsilon(budget.delta, asked, [charge.spend])
@@ -262,16 +292,19 @@ def summary(spent: Spent, delta: float, points: int = 40) -> dict[str, Any]:
     """
     from tmca_core.privacy.accounting import epsilons
 
-    charges = spent.charges
+    charges, noised = spent.charges, spent.noised
     worst = max(spent.compositions(), key=lambda spends: epsilon(spends, delta))
+    alone = max(noised.compositions(), key=lambda spends: epsilon(spends, delta))
     shown = [*charges[: -1 : max(1, -(-len(charges) // points))], *charges[-1:]]
-    history = [(entry, spent.epsilon(delta, until=entry["n"], coarse=True)) for entry in shown]
+    history = [(entry, noised.epsilon(delta, until=entry["n"], coarse=True)) for entry in shown]
     return {
         "state": spent.state,
         "entries": len(spent.entries),
         "charges": len(charges),
         "delta": delta,
         **epsilons(worst, delta).to_json(),
+        "plain_updates": spent.plain,
+        "noised_alone": epsilons(alone, delta).to_json()["epsilon"],
         "runs": dict(Counter(entry.get("run", "") for entry in charges)),
         "events": dict(Counter(entry["kind"] for entry in spent.entries)),
         "plain_figures": sum(int(entry.get("count", 0)) for entry in spent.entries if entry["kind"] == "figures"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from tmca_core.config import Config
 from tmca_core.errors import BudgetExhausted, ConfigError
-from tmca_core.privacy.accounting import Epsilons, NoisySteps, Spend, epsilon, epsilons
+from tmca_core.privacy.accounting import PLAIN, Epsilons, NoisySteps, Spend, epsilon, epsilons
 from tmca_core.privacy.mechanism import Mechanism
 
 WORKABLE, DROWNED = 1.0, 4.0
@@ -112,6 +112,11 @@ def make_plan(
         )
     if not noise and not target:
         raise ConfigError("without noise there is no finite ε: give a noise multiplier above 0, or a target for ε.")
+    if any(PLAIN in spends for spends in before):
+        raise BudgetExhausted(
+            "plain updates of these patients have left before (`tmca privacy ledger show`): no noise gives them a finite ε. Without the "
+            "ledger the plan is of the run alone."
+        )
     spent = max(epsilon(spends, delta) for spends in before)
     sigma = noise or noise_for(target, rate, steps, delta, before)
     run = NoisySteps(sigma, rate, steps)

@@ -31,6 +31,7 @@ class PrivacyRules(Section):
     epsilon: float = Field(8.0, gt=0, allow_inf_nan=False, description="Budget: largest ε of any patient over all runs together.")
     delta: float = Field(1e-5, gt=0, lt=1, description="δ of the budget; below one over the number of patients.")
     min_noise_multiplier: float = Field(0.5, gt=0, allow_inf_nan=False, description="Floor of σ.")
+    beside_plain: str = Field("", description="Why the budget may count noised releases alone where plain updates have left, in words.")
     max_clip: float = Field(10.0, gt=0, allow_inf_nan=False, description="Ceiling of C, the largest norm of a patient's gradient.")
     max_sample_rate: float = Field(0.2, gt=0, le=1, description="Ceiling of q, a patient's probability of taking part in a step.")
     max_steps: int = Field(100_000, ge=1, description="Ceiling of the steps of one run.")
@@ -74,7 +75,7 @@ class LedgerPlace(Section):
 
 @dataclass(frozen=True)
 class Request:
-    """What a server asks of a site, and what the site knows about itself; checked before any case is read.
+    """What a server asks of a site, and what the site knows about itself; checked before any report is screened or case read.
 
     Attributes:
         private: whether updates are noised.
@@ -161,7 +162,7 @@ class Policy(Section):
     @property
     def budget(self) -> Budget:
         """What may be spent on each patient."""
-        return Budget(self.privacy.epsilon, self.privacy.delta)
+        return Budget(self.privacy.epsilon, self.privacy.delta, bool(self.privacy.beside_plain.strip()))
 
     def check(self, request: Request) -> None:
         """Let a request pass, or refuse it.

@@ -51,6 +51,7 @@ class PrivacyPart:
         worst, worst_ledger: the site that is drawn bold in each.
         bound: what the run was to stay within; None: its noise decided.
         all_runs: ε with everything else on the ledger; None where the run does not know.
+        plain: updates without noise that have left of the same patients, so that there is none.
     """
 
     head: Mapping[str, str]
@@ -61,6 +62,7 @@ class PrivacyPart:
     worst_ledger: str
     bound: float | None
     all_runs: float | None
+    plain: float | None
 
 
 def ledger_curves(run: Run, summary: Mapping[str, Any], remarks: list[str]) -> dict[str, list[tuple[float, float]]]:
@@ -104,6 +106,7 @@ def privacy_part(summary: Mapping[str, Any], ledgers: Curves) -> PrivacyPart | N
         worst_ledger,
         bound,
         number(stated.get("over_all_runs")),
+        number(stated.get("plain_updates")),
     )
 
 
