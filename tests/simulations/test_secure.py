@@ -74,9 +74,16 @@ def test_sixteen_bits_send_half_and_what_they_round_off_is_sent_later(tmp_path: 
 
 @pytest.mark.slow
 def test_noise_at_the_sites_goes_under_the_masks(tmp_path: Path) -> None:
-    private = {"privacy__enabled": True, "privacy__noise_multiplier": 1.0, "federation__secure": True, "phantom__cases": 24}
-    weights, summary = weights_of(tmp_path, "both", **private)
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    private = {"privacy__enabled": True, "privacy__noise_multiplier": 100.0, "federation__secure": True, "phantom__cases": 24}
+    plain_sgd = {"training__optimizer": "sgd", "federation__weighting": "uniform", "training__learning_rate": 1e-3, "training__warmup": 0.0}
+    weights, summary = weights_of(tmp_path, "both", **private, **plain_sgd)
+    start = Run(tmp_path / "both").checkpoint(0).weights
+    moved = torch.cat([(weights[name] - start[name]).flatten() for name in start])
+    moved = moved[moved != 0]
+    # One step a site: noise of η · σ C / (q N) on every number, in which the gradients, C long a patient, are lost.
+    sites = [summary["privacy"]["sites"][site["name"]] for site in summary["sites"]]
+    noise = [1e-3 * 100.0 * 1.0 / (site["sample_rate"] * site["patients"]) for site in sites]
+    assert float(moved.std()) == pytest.approx(sum(each**2 for each in noise) ** 0.5 / 3, rel=0.02)
     for site in summary["sites"]:
         assert len(Ledger.open(tmp_path / "both" / "ledger" / site["name"]).read().charges) == 1
 
