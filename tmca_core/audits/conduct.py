@@ -87,7 +87,7 @@ def conduct(audit: Audit, folder: Path) -> Report:
         evidence = {arm: audit.measure(arm) for arm in ARMS}
     except AuditInvalid as error:
         return invalid(audit.name, str(error), audit, registration)
-    verdict, reasons = judge(evidence)
+    verdict, reasons = judge(evidence, audit.blind)
     return Report(audit.name, verdict, sentence(verdict, reasons, audit, evidence["target"]), reasons, audit, evidence, registration)
 
 
@@ -115,11 +115,11 @@ def register(audit: Audit, folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def judge(evidence: Mapping[Arm, Evidence]) -> tuple[Verdict, tuple[str, ...]]:
+def judge(evidence: Mapping[Arm, Evidence], blind: str = "") -> tuple[Verdict, tuple[str, ...]]:
     """The verdict and its reasons.
 
     INVALID: a measurement says so, the negative control was flagged, or the positive one was not although it could have been.
-    FAIL: the target was flagged. NO POWER: no bound could have passed its claim. PASS: none of these.
+    FAIL: the target was flagged. NO POWER: no bound could have passed its claim, or the audit is `blind`. PASS: none of these.
     """
     target, positive, negative = (evidence[arm] for arm in ARMS)
     if reasons := tuple(f"{_who(arm)}{reason}" for arm in ARMS for reason in evidence[arm].invalid):
@@ -137,7 +137,8 @@ def judge(evidence: Mapping[Arm, Evidence]) -> tuple[Verdict, tuple[str, ...]]:
         return "INVALID", ("the positive control, without privacy, was not flagged: this audit does not see what it should",)
     if target.flagged:
         return "FAIL", (_flags(target),)
-    return "PASS", ("; ".join(f"{b.name}: {_number(b.value)} {b.measure}, claimed {_number(b.claim)}" for b in target.bounds),)
+    told = "; ".join(f"{b.name}: {_number(b.value)} {b.measure}, claimed {_number(b.claim)}" for b in target.bounds)
+    return ("NO POWER", (f"{blind} ({told})",)) if blind else ("PASS", (told,))
 
 
 def sentence(verdict: Verdict, reasons: tuple[str, ...], audit: Audit | None, target: Evidence) -> str:

@@ -23,6 +23,11 @@ Step = Callable[[bool], Any]
 
 YES, NO = {"1", "1.0", "true", "yes", "member"}, {"0", "0.0", "false", "no", "non-member"}
 COVARIATE = "covariate:"
+NO_CONTROL = "none; membership itself as the score shows only that so many could refute the claim"
+NO_POSITIVE = (
+    "nothing shows that the attack behind these scores sees a leak, for there is no positive control: add rows whose arm is 'positive', "
+    "scores of the same attack on the same pipeline without noise"
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,12 @@ def read_scores(path: Path) -> dict[Arm, Table]:
     if "target" not in rows:
         raise AuditInvalid(f"{path}: no row is of the target.")
     return {cast(Arm, arm): _table(found, names or ()) for arm, found in rows.items()}
+
+
+def distribution_check(table: Table) -> dict[str, str]:
+    """Whether it was made on the scores that are judged, for the report."""
+    missing = f"NOT MADE: the files have no column '{COVARIATE}NAME', so members and non-members may differ by more than training"
+    return {"distribution check": f"passed, by {', '.join(table.names)}" if table.names else missing}
 
 
 def load_step(name: str) -> Step:

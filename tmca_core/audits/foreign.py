@@ -10,10 +10,15 @@ import numpy as np
 
 from tmca_core.audits import canaries, repeats
 from tmca_core.audits.canaries import BOUND, CONTROL, QUESTION, THREAT
-from tmca_core.audits.external import Step, as_vector, read_scores
+from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, Step, as_vector, distribution_check, read_scores
 from tmca_core.audits.interface import Arm, Audit, Bound, Claim, Evidence, Fixed
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
 from tmca_core.errors import AuditInvalid
+
+NO_QUIET = (
+    "nothing shows that this audit would see the canary in this step, for there is no positive control: name the same step without noise "
+    "by --quiet"
+)
 
 
 def of_step(
@@ -22,7 +27,8 @@ def of_step(
     """The audit of any callable step.
 
     Direction and threshold come from `quiet`, the same step without noise; where there is none, from pilot releases, a quarter of the
-    runs, that are not used again, and the positive control is membership itself as the score: it says that the test has power.
+    runs, that are not used again, and the audit is blind: its positive control is membership itself as the score, which says that so
+    many runs could refute the claim and nothing about the step.
     With `clip`, the clipping norm in the units of a release, the trace and (where σ is claimed) the noise's size are measured as well.
     A release of many numbers needs `quiet`: pilots find the direction of a trace of one clip only where √(numbers / pilots) is small.
     """
@@ -72,13 +78,13 @@ def of_step(
         "pilot_runs_each": pilots,
         "control_runs_each": controls,
         "threshold": "half way between two releases without noise" if quiet else "of the pilot",
-        "positive_control": "the step without noise" if quiet else "membership itself as the score",
+        "positive_control": "the step without noise" if quiet else NO_CONTROL,
         "clip": clip or "not given",
         "share_of_error_bound": BOUND,
         "share_of_error_noise_size": canaries.SIZE if clip else 0.0,
         "share_of_error_negative_control": CONTROL,
     }
-    return Audit("mechanism", QUESTION, THREAT, claim, beta, registered, measure)
+    return Audit("mechanism", QUESTION, THREAT, claim, beta, registered, measure, blind="" if quiet else NO_QUIET)
 
 
 def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None = None) -> Audit:
@@ -88,7 +94,8 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
         ConfigError: no such files.
         AuditInvalid: scores from which nothing follows.
     """
-    made = {arm: table.scores() for arm, table in read_scores(path).items()}
+    tables = read_scores(path)
+    made = {arm: table.scores() for arm, table in tables.items()}
     target = made["target"]
     if threshold is None:
         fixed = canaries.best_threshold(Scores(target.members[::2], target.others[::2]))
@@ -100,7 +107,8 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
     def measure(arm: Arm) -> Evidence:
         if arm == "target":
             bound = canaries.bound(target, fixed, claim.mu, BOUND * beta)
-            return Evidence((bound,), scores=target, figures=canaries.figures(bound.value, claim, None, None))
+            told = canaries.figures(bound.value, claim, None, None) | distribution_check(tables["target"])
+            return Evidence((bound,), scores=target, figures=told)
         if arm in made:
             scores, at = made[arm], fixed
         elif arm == "positive":
@@ -115,7 +123,8 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
         "scores_sha256": hashlib.sha256(target.members.tobytes() + target.others.tobytes()).hexdigest(),
         "threshold": fixed,
         "threshold_from": "given" if threshold is not None else "every second score, which is not judged",
-        "positive_control": "from the files" if "positive" in made else "membership itself as the score",
+        "positive_control": "from the files" if "positive" in made else NO_CONTROL,
         "negative_control": "from the files" if "negative" in made else "membership dealt anew by independent coins",
     }
-    return Audit("mechanism", QUESTION, "The attack that made these scores, as its makers describe it.", claim, beta, registered, measure)
+    threat, blind = "The attack that made these scores, as its makers describe it.", "" if "positive" in made else NO_POSITIVE
+    return Audit("mechanism", QUESTION, threat, claim, beta, registered, measure, blind=blind)

@@ -42,6 +42,7 @@ class Claim:
         source: where the claim was found, for people.
         ledger: excerpt of the ledger's charges behind it, as `tmca privacy ledger show` has them.
         exact_mu: μ of the mechanism where it is known exactly (one step of noise multiplier σ: 1/σ); None: from ε and δ.
+        reservation: what the claim lacks to be believed, a clause for the verdict; empty: nothing.
     """
 
     epsilon: float
@@ -52,6 +53,7 @@ class Claim:
     source: str = ""
     ledger: tuple[Mapping[str, Any], ...] = ()
     exact_mu: float | None = None
+    reservation: str = ""
 
     @cached_property
     def mu(self) -> float:
@@ -71,6 +73,7 @@ class Claim:
             "accountant": self.accountant,
             "source": self.source,
             "ledger": [dict(entry) for entry in self.ledger],
+            "reservation": self.reservation,
         }
 
 
@@ -155,6 +158,10 @@ class Audit:
         beta: error probability of the whole audit, shared among all tests made at once: an honest system is flagged at most this often.
         registered: what was fixed before any measurement (r, threshold, number of runs …), JSON scalars.
         measure: evidence of one arm. Raises `AuditInvalid` where the material does not allow any.
+        blind: why nobody knows whether this attack would see a leak of this system, and what to add; such an audit may FAIL and never
+            PASS. Empty: the positive control is the system itself without privacy.
+        informs_only: it holds nothing against a promise, so among several audits it is told and does not decide.
+        scope: what a PASS is about where that is not the thing itself, a clause for the verdict.
     """
 
     name: str
@@ -164,6 +171,9 @@ class Audit:
     beta: float
     registered: Mapping[str, Fixed]
     measure: Callable[[Arm], Evidence]
+    blind: str = ""
+    informs_only: bool = False
+    scope: str = ""
 
 
 AUDITS: Registry[Callable[..., Audit]] = Registry("audit")

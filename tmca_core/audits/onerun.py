@@ -102,9 +102,10 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
         ConfigError: no such files, or more guesses than canaries.
         AuditInvalid: scores from which nothing follows.
     """
-    from tmca_core.audits.external import read_scores
+    from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, distribution_check, read_scores
 
-    made = {arm: table.scores() for arm, table in read_scores(path).items()}
+    tables = read_scores(path)
+    made = {arm: table.scores() for arm, table in tables.items()}
     target = made["target"]
     canaries = len(target.members) + len(target.others)
     count = guesses or guesses_for(canaries, claim, beta)
@@ -119,7 +120,8 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
         if arm == "positive":
             scores = made.get(arm) or Scores(np.ones(len(target.members)), np.zeros(len(target.others)))
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
-        return Evidence(bounds(scores, count, claim, beta, limit=limit), scores=scores, figures=_figures(scores, {}, count, claim, beta))
+        told = _figures(scores, {}, count, claim, beta) | distribution_check(tables["target"])
+        return Evidence(bounds(scores, count, claim, beta, limit=limit), scores=scores, figures=told)
 
     registered: dict[str, Fixed] = {
         "scores": path.name,
@@ -128,12 +130,12 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
         "guesses": count,
         "threshold": f"the {-(-count // 2)} highest scores took part, the {count // 2} lowest did not",
         "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta)), 6),
-        "positive_control": "from the files" if "positive" in made else "membership itself as the score",
+        "positive_control": "from the files" if "positive" in made else NO_CONTROL,
         "negative_control": "from the files" if "negative" in made else "membership dealt anew by independent coins",
         "share_of_error_negative_control": CONTROL,
     }
     threat = "The attack that made these scores, as its makers describe it; memberships were dealt by independent fair coins."
-    return Audit("one-run", QUESTION, threat, claim, beta, registered, measure)
+    return Audit("one-run", QUESTION, threat, claim, beta, registered, measure, blind="" if "positive" in made else NO_POSITIVE)
 
 
 def make_canaries(subject: Subject, count: int, wanted: tuple[str, ...] = KINDS) -> dict[str, CaseTensors]:

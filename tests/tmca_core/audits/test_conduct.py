@@ -45,6 +45,12 @@ def test_verdicts(target: Evidence, positive: Evidence, negative: Evidence, verd
     assert given == verdict and says in "; ".join(reasons)
 
 
+@pytest.mark.parametrize(("target", "verdict"), ((QUIET, "NO POWER"), (LEAK, "FAIL"), (WEAK, "NO POWER"), (ALARM, "FAIL")))
+def test_an_audit_without_a_real_positive_control_may_fail_and_never_pass(target: Evidence, verdict: Verdict) -> None:
+    given, reasons = judge({"target": target, "positive": LEAK, "negative": QUIET}, blind="there is no positive control: add one")
+    assert given == verdict and ("add one (b: 0.5 ε, claimed 1)" in reasons[0]) == (target is QUIET)
+
+
 def audit(target: Evidence, **fixed: float) -> Audit:
     arms: dict[Arm, Evidence] = {"target": target, "positive": LEAK, "negative": QUIET}
     return Audit("third", "Is there anything?", "Sees all.", of_epsilon(1.0, 1e-5), 0.05, {"r": 10, **fixed}, arms.__getitem__)

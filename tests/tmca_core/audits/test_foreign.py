@@ -30,20 +30,30 @@ def gaussian(trace: float, sigma: float, size: int = 6) -> Step:
     return step
 
 
-def report_of(step: Step, folder: Path, runs: int = 300) -> Report:
-    return conduct(of_step(step, CLAIM, runs=runs, beta=0.05), folder)
+def trace(member: bool) -> np.ndarray:
+    return member * np.eye(6)[0]
+
+
+def report_of(step: Step, folder: Path, runs: int = 300, quiet: Step | None = None) -> Report:
+    return conduct(of_step(step, CLAIM, runs=runs, beta=0.05, quiet=quiet), folder)
 
 
 def test_an_honest_step_passes_and_half_the_noise_fails(tmp_path: Path) -> None:
-    assert report_of(gaussian(1.0, 1.0), tmp_path / "a").verdict == "PASS"
+    assert report_of(gaussian(1.0, 1.0), tmp_path / "a", quiet=trace).verdict == "PASS"
     failed = report_of(gaussian(1.0, 0.5), tmp_path / "b")
     assert failed.verdict == "FAIL" and 1 < failed.evidence["target"].bounds[0].value < 2
     assert report_of(gaussian(2.0, 1.0), tmp_path / "c").verdict == "FAIL"
 
 
+def test_a_step_without_its_quiet_twin_never_passes(tmp_path: Path) -> None:
+    lost = report_of(gaussian(1.0, 0.4, size=4000), tmp_path / "a", runs=100)  # far too little noise, and pilots that do not find the trace
+    assert lost.verdict == "NO POWER" and lost.exit_code == 5 and "--quiet" in lost.sentence
+    assert lost.evidence["target"].bounds[0].value < 1 and lost.evidence["target"].bounds[0].powerful
+
+
 def test_too_few_runs_are_no_power_and_never_reassuring(tmp_path: Path) -> None:
-    report = report_of(gaussian(1.0, 1.0), tmp_path, runs=8)
-    assert report.verdict == "NO POWER" and report.exit_code == 5
+    report = report_of(gaussian(1.0, 1.0), tmp_path, runs=8, quiet=trace)
+    assert report.verdict == "NO POWER" and report.exit_code == 5 and "could have passed the claim" in report.sentence
 
 
 def test_noise_that_comes_again_is_found(tmp_path: Path) -> None:
@@ -91,18 +101,25 @@ def command(capsys: pytest.CaptureFixture[str], out: Path, *arguments: object) -
     return int(stop.value.code or 0), json.loads(capsys.readouterr().out or "{}")
 
 
-def drawn(trace: float, count: int = 600) -> list[list[object]]:
+def drawn(trace: float, count: int = 600, arm: str = "target") -> list[list[object]]:
     rng = np.random.default_rng(3)
-    return [[rng.normal(trace * (i % 2)), i % 2, rng.normal(60, 9)] for i in range(count)]
+    return [[rng.normal(trace * (i % 2)), i % 2, rng.normal(60, 9), arm] for i in range(count)]
 
 
 def test_scores_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "scores").mkdir()
-    write(tmp_path / "scores" / "a.csv", drawn(0.9), "covariate:age")
-    write(tmp_path / "scores" / "b.csv", drawn(0.9, 200), "covariate:age")
+    write(tmp_path / "scores" / "a.csv", drawn(0.9), "covariate:age", "arm")
+    write(tmp_path / "scores" / "b.csv", drawn(0.9, 200), "covariate:age", "arm")
+    code, found = command(capsys, tmp_path / "alone", "--scores", tmp_path / "scores", "--noise", 1)
+    assert code == 5 and found["verdict"] == "NO POWER" and "add rows whose arm is 'positive'" in str(found["sentence"])
+    write(tmp_path / "scores" / "c.csv", drawn(0.0, arm="positive"), "covariate:age", "arm")
     code, found = command(capsys, tmp_path / "out", "--scores", tmp_path / "scores", "--noise", 1)
+    assert code == 5 and found["verdict"] == "INVALID" and "positive control" in str(found["sentence"])  # an attack that sees nothing
+    write(tmp_path / "scores" / "c.csv", drawn(9.0, arm="positive"), "covariate:age", "arm")
+    code, found = command(capsys, tmp_path / "all", "--scores", tmp_path / "scores", "--noise", 1)
     assert code == 0 and found["verdict"] == "PASS" and found["scores"]["members"] == 200  # the other half chose the threshold
-    write(tmp_path / "wide.csv", drawn(3.0), "covariate:age")
+    assert found["figures"]["distribution check"] == "passed, by covariate:age"
+    write(tmp_path / "wide.csv", drawn(3.0), "covariate:age", "arm")
     code, found = command(capsys, tmp_path / "wide", "--scores", tmp_path / "wide.csv", "--noise", 1, "--threshold", 1.5)
     assert code == 4 and found["verdict"] == "FAIL" and found["registered"]["threshold_from"] == "given"
     assert command(capsys, tmp_path / "eps", "--scores", tmp_path / "wide.csv", "--epsilon", 2)[0] == 4

@@ -19,9 +19,11 @@ from tmca_core.run import Checkpoint, Run
 from tmca_core.training.centralised import keep_data
 
 
-def table(path: Path, members: list[float], others: list[float]) -> Path:
-    rows = [f"{value},1" for value in members] + [f"{value},0" for value in others]
-    path.write_text("score,member\n" + "\n".join(rows) + "\n")
+def table(path: Path, members: list[float], others: list[float], *, bare: bool = False) -> Path:
+    """Scores of the target; with `bare` also those of the same pipeline without privacy, which nobody could mistake."""
+    rows = [f"{value},1,target" for value in members] + [f"{value},0,target" for value in others]
+    rows += [f"{k + 1000 * member},{member},positive" for k in range(100) for member in (0, 1)] if bare else []
+    path.write_text("score,member,arm\n" + "\n".join(rows) + "\n")
     return path
 
 
@@ -32,7 +34,11 @@ def test_scores_of_others_pass_fail_and_lack_power(tmp_path: Path) -> None:
     found = conduct(one_run(scores=clear, epsilon=1.0), tmp_path / "a")
     assert found.verdict == "FAIL" and found.to_json()["registered"]["guesses"] == 60
     assert found.to_json()["figures"]["right guesses"] == "60 of 60, on 200 canaries"
-    assert conduct(one_run(scores=blind, epsilon=1.0), tmp_path / "b").verdict == "PASS"
+    alone = conduct(one_run(scores=blind, epsilon=1.0), tmp_path / "b")
+    assert alone.verdict == "NO POWER" and alone.exit_code == 5 and "add rows whose arm is 'positive'" in alone.sentence
+    assert "NOT MADE" in alone.to_json()["figures"]["distribution check"]
+    controlled = table(tmp_path / "controlled.csv", rng.normal(size=100).tolist(), rng.normal(size=100).tolist(), bare=True)
+    assert conduct(one_run(scores=controlled, epsilon=1.0), tmp_path / "e").verdict == "PASS"
     weak = conduct(one_run(scores=clear, epsilon=9.0), tmp_path / "c")
     assert weak.verdict == "NO POWER" and weak.exit_code == 5
     open_ended = conduct(one_run(scores=clear), tmp_path / "d")
