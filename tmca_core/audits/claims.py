@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from tmca_core.audits.bounds import epsilon_of_mu
 from tmca_core.audits.interface import Claim
 from tmca_core.config import Config
-from tmca_core.errors import AuditInvalid, ConfigError, LedgerError, TmcaError
+from tmca_core.errors import AuditInvalid, ConfigError, TmcaError
 from tmca_core.run import Run
 
+if TYPE_CHECKING:
+    from tmca_core.privacy.chain import Entry
+    from tmca_core.privacy.ledger import Spent
+
+SIMULATED = ("inprocess", "ray")  # engines whose sites keep their ledgers in the run's folder
 RELATIVE_SLACK = 1e-3  # between ε as run.json states it and as its ledger composes it: grids of one accountant differ by less
 
 
@@ -58,17 +63,17 @@ def of_run(folder: Path) -> Claim:
     stated: Mapping[str, float] = privacy["epsilon"]
     if not stated:
         raise AuditInvalid(f"{folder}: run.json states no site's ε, so there is no claim to audit.")
-    excerpt = []
-    for ledger in sorted((folder / "ledger").glob("*/ledger.jsonl")):
-        excerpt += _check_ledger(ledger.parent, unquote(ledger.parent.name), privacy, config)
+    excerpt, unvouched = _vouched(folder, str(summary.get("engine", "")), privacy, config)
+    vouched = f"{len(excerpt)} charges of its ledgers agree" if excerpt else "no ledger is there to agree"
     return Claim(
         max(stated.values()),
         float(privacy["delta"]),
         str(privacy["unit"]),
         str(privacy["relation"]),
         str(privacy["accountant"]),
-        f"{folder.name}/run.json, the largest of {len(stated)} sites; {len(excerpt)} charges of its ledgers agree",
+        f"{folder.name}/run.json, the largest of {len(stated)} sites; {vouched}",
         tuple(excerpt),
+        reservation=f"stated by run.json, not vouched for by a ledger (of {', '.join(unvouched)})" if unvouched else "",
     )
 
 
@@ -96,33 +101,76 @@ def _read(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _check_ledger(folder: Path, site: str, privacy: Mapping[str, Any], config: Config) -> list[dict[str, Any]]:
-    """Charges of one site's ledger, if they are of this configuration and cost no less than run.json states."""
+def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[str]]:
+    """Charges of the ledgers in the folder, and sites that have none there: deployed ones keep theirs, simulated ones cannot."""
+    ledgers = {unquote(path.parent.name): path.parent for path in sorted((folder / "ledger").glob("*/ledger.jsonl"))}
+    missing = sorted(set(privacy["epsilon"]) - set(ledgers))
+    if missing and engine in SIMULATED:
+        raise AuditInvalid(
+            f"site '{missing[0]}' of a simulated run has an ε in run.json and no ledger in {folder / 'ledger'}: nothing says that its "
+            "steps were charged. Give the whole folder that the simulation wrote."
+        )
+    failed = _failed(folder)
+    excerpt = [
+        charge for site, ledger in ledgers.items() for charge in _check_ledger(ledger, site, privacy, config, failed.get(site, set()))
+    ]
+    return excerpt, missing
+
+
+def _failed(folder: Path) -> dict[str, set[int]]:
+    """Rounds by site in which it was asked and did not answer: run.json counts them, a site that never began has no charge."""
+    found: dict[str, set[int]] = {}
+    for record in Run(folder).events("round"):
+        for site in {*record.get("failed", ())} - {*record.get("refused", ())}:
+            found.setdefault(site, set()).add(int(record["round"]))
+    return found
+
+
+def _check_ledger(ledger: Path, site: str, privacy: Mapping[str, Any], config: Config, failed: set[int]) -> list[dict[str, Any]]:
+    """Charges of one site's ledger for this configuration's training, if together they cost what run.json states."""
     from tmca_core.privacy.ledger import Ledger
 
     try:
-        spent = Ledger.open(folder).read()
-        charges = [entry for entry in spent.charges if entry["config"] == config.digest()]
-        composed = spent.epsilon(float(privacy["delta"]))
-    except (LedgerError, KeyError) as error:
-        raise AuditInvalid(f"the ledger of site '{site}' cannot vouch for the run: {error}") from None
+        spent = Ledger.open(ledger).read()
     except TmcaError as error:
-        raise AuditInvalid(f"the ledger of site '{site}': {error}") from None
+        raise AuditInvalid(f"the ledger of site '{site}' cannot vouch for the run: {error}") from None
     claimed = privacy["epsilon"].get(site)
     if claimed is None:
         raise AuditInvalid(f"site '{site}' has a ledger and no ε in run.json: the ledger does not match the run.")
+    charges = [entry for entry in spent.charges if entry.get("config") == config.digest() and entry.get("purpose") == "training"]
     if not charges:
         raise AuditInvalid(f"no charge of site '{site}' is of this run's configuration: the ledger does not match the run.")
-    if composed < claimed * (1 - RELATIVE_SLACK):
+    composed = [_composed(spent, own, float(privacy["delta"])) for own in _readings(spent, charges, failed)]
+    if not any(math.isclose(one, claimed, rel_tol=RELATIVE_SLACK) for one in composed):
+        more = composed[0] > claimed
         raise AuditInvalid(
-            f"site '{site}': run.json claims ε = {claimed:.4f}, its ledger was charged {composed:.4f} only: steps were taken without a "
-            "charge, or the ledger is of another run."
+            f"site '{site}': run.json claims ε = {claimed:.4f}, and the charges of this configuration on its ledger come to "
+            f"{composed[0]:.4f}: "
+            + ("more was released than is claimed" if more else "steps were taken without a charge")
+            + ", or the ledger is of another run."
         )
-    spend = [json.loads(json.dumps(entry["spend"])) for entry in charges]
     return [
-        {"site": site, "entry": entry["n"], "time": entry.get("time", ""), "round": entry["round"], **_scalars(cost)}
-        for entry, cost in zip(charges, spend, strict=True)
+        {"site": site, "entry": entry["n"], "time": entry.get("time", ""), "round": entry.get("round", 0), **_scalars(entry["spend"])}
+        for entry in charges
     ]
+
+
+def _readings(spent: Spent, charges: list[Entry], failed: set[int]) -> Iterator[list[Entry]]:
+    """Sets of charges that run.json may mean: all; and as the server knows them, which sees no restart (a round is charged again, and the
+    ledger notes it) and believes of a round without an answer that it was released, though the site may have failed before its charge."""
+    yield charges
+    again = [(entry.get("run"), entry.get("round")) for entry in spent.entries if entry["kind"] == "restart"]
+    kept = []
+    for entry in charges:
+        if (turn := (entry["run"], entry.get("round"))) in again:
+            again.remove(turn)
+        else:
+            kept.append(entry)
+    yield kept + [charges[0]] * len(failed - {entry.get("round") for entry in charges})
+
+
+def _composed(spent: Spent, charges: list[Entry], delta: float) -> float:
+    return replace(spent, entries=charges).epsilon(delta)
 
 
 def _scalars(cost: Mapping[str, Any]) -> dict[str, Any]:

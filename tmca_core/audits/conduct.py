@@ -147,6 +147,7 @@ def sentence(verdict: Verdict, reasons: tuple[str, ...], audit: Audit | None, ta
     if audit:
         epsilon = audit.claim.epsilon
         promise = f"the promise of ε = {epsilon:.3g} (δ = {audit.claim.delta:g})" if epsilon < math.inf else "the rules of the training"
+        promise += f", {audit.claim.reservation}," if audit.claim.reservation else ""
         whom = f"a single {audit.claim.unit}"
     why = "; ".join(reasons)
     if verdict == "FAIL":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,9 +13,11 @@ from unittest import mock
 import pytest
 import torch
 
+from simulations.engine import simulate
 from tests.support.tiny_runs import tiny
 from tmca_core.audits import claims
-from tmca_core.audits.conduct import ARMS, conduct, judge
+from tmca_core.audits.conduct import ARMS, conduct, judge, sentence
+from tmca_core.audits.interface import Audit, Evidence
 from tmca_core.audits.sensitivity import measured, sensitivity
 from tmca_core.audits.shipped import adversaries, shipped_step
 from tmca_core.cli import main
@@ -64,19 +67,30 @@ def test_records_made_to_do_harm_belong_to_one_patient_and_differ() -> None:
     assert len({round(math.hypot(*step.lengths(record).values()), 6) for record in records.values()}) > 5
 
 
-def finished(folder: Path, private: bool = True, charged: int = 4) -> Path:
-    """A run's folder as a private simulation leaves it, with `charged` of its four steps on the ledger."""
+def finished(
+    folder: Path, private: bool = True, charged: int = 4, sites: str = "a", engine: str = "inprocess", restart: bool = False
+) -> Path:
+    """A run's folder as a private simulation of `sites` leaves it, with `charged` of the four steps on the ledger of site a.
+
+    With `restart` they are charged twice, and the ledger notes that the round was done again.
+    """
     values = {"privacy.enabled": True, "privacy.noise_multiplier": 1.5} if private else {}
     config = tiny(folder / "cache", **values)
     run = Run.create(folder / "run", config)
     stated = {
         "unit": "patient", "relation": "add/remove", "delta": 1e-5, "accountant": "PLD",
-        "epsilon": {"a": epsilon([NoisySteps(1.5, 0.25, 4)], 1e-5)},
+        "epsilon": dict.fromkeys(sites, epsilon([NoisySteps(1.5, 0.25, 4)], 1e-5)),
     }  # fmt: skip
-    run.write_json("run.json", {"schema": 1, "privacy": stated if private else None})
+    run.write_json("run.json", {"schema": 1, "engine": engine, "privacy": stated if private else None})
     if private and charged:
         ledger = Ledger.create(run.folder / "ledger" / "a")
-        ledger.charge(Charge(NoisySteps(1.5, 0.25, charged), run="x", round=1, config=config.digest()), ["p", "q"], None)
+        charge = Charge(NoisySteps(1.5, 0.25, charged), run="x", round=1, config=config.digest())
+        ledger.charge(charge, ["p", "q"], None)
+        ledger.charge(replace(charge, config="of another run", spend=NoisySteps(1.0, 0.25, 9)), ["p", "q"], None)
+        ledger.charge(replace(charge, purpose="data check", spend=NoisySteps(3.0, 1.0, 1)), ["p", "q"], None)
+        if restart:
+            ledger.note("restart", run="x", round=1)
+            ledger.charge(charge, ["p", "q"], None)
     return run.folder
 
 
@@ -87,6 +101,44 @@ def test_the_claim_of_a_run_agrees_with_its_ledger_wherever_it_is_copied(tmp_pat
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "run")
     assert claims.of_run(copy).to_json() == claim.to_json()
     assert claims.of_run(finished(tmp_path / "plain", private=False)).epsilon == math.inf
+
+
+def test_a_ledger_agrees_with_the_claim_in_both_directions(tmp_path: Path) -> None:
+    with pytest.raises(AuditInvalid, match="more was released than is claimed"):
+        claims.of_run(finished(tmp_path / "dearer", charged=8))
+    with pytest.raises(AuditInvalid, match="without a charge"):
+        claims.of_run(finished(tmp_path / "cheaper", charged=3))
+    again = claims.of_run(finished(tmp_path / "again", restart=True))
+    assert len(again.ledger) == 2 and again.epsilon == pytest.approx(epsilon([NoisySteps(1.5, 0.25, 4)], 1e-5))
+
+
+def test_a_round_that_a_site_failed_in_before_its_charge_is_no_contradiction(tmp_path: Path) -> None:
+    folder = finished(tmp_path, charged=2)  # run.json counts both rounds of two steps each, the site paid for the first
+    Run(folder).log("round", round=1, completed=["a"], failed={})
+    with pytest.raises(AuditInvalid, match="without a charge"):
+        claims.of_run(folder)
+    Run(folder).log("round", round=2, completed=[], failed={"a": "it did not answer"})
+    assert len(claims.of_run(folder).ledger) == 1
+
+
+@pytest.mark.slow
+def test_a_simulation_in_which_sites_drop_out_agrees_with_its_ledgers(tmp_path: Path) -> None:
+    private = {"privacy__enabled": True, "privacy__noise_multiplier": 1.5, "simulation__baselines": False}
+    simulate(tiny(tmp_path / "c", scenario__dropout=0.3, training__steps=1, **private), tmp_path / "run")
+    failed = [record["failed"] for record in Run(tmp_path / "run").events("round")]
+    claim = claims.of_run(tmp_path / "run")
+    assert any(failed) and len(claim.ledger) == 9 - sum(map(len, failed)) and not claim.reservation
+
+
+def test_a_simulated_site_without_a_ledger_is_invalid_and_a_deployed_one_is_not_vouched_for(tmp_path: Path) -> None:
+    with pytest.raises(AuditInvalid, match="site 'b' of a simulated run"):
+        claims.of_run(finished(tmp_path / "simulated", sites="ab"))
+    partly = claims.of_run(finished(tmp_path / "deployed", sites="ab", engine="deployment"))
+    assert partly.reservation == "stated by run.json, not vouched for by a ledger (of b)" and len(partly.ledger) == 1
+    bare = claims.of_run(finished(tmp_path / "bare", charged=0, engine="deployment"))
+    assert "no ledger is there" in bare.source and bare.to_json()["reservation"].endswith("(of a)")
+    said = sentence("PASS", ("found 0",), Audit("third", "", "", bare, 0.05, {}, lambda arm: Evidence()), Evidence())
+    assert "not vouched for by a ledger" in said
 
 
 def test_a_run_that_does_not_hold_together_is_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
