@@ -19,7 +19,7 @@ from tmca_core.errors import AuditInvalid, ConfigError
 ORDER = ("sensitivity", "mechanism", "one-run", "membership", "inversion", "attribute")  # of power; others come last
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of registered.json, audit.json and audit.html.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of registered.json, attempts.jsonl, audit.json and audit.html.")]
 
 
 class Audits(typer.core.TyperGroup):
@@ -101,10 +101,11 @@ def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out
     folder = run_folder(out, f"audit-{kind}")
     reports = []
     for name, factory in audits:
+        own = folder / name if kind == "all" else folder
         try:
-            report = conduct(factory(), folder / name if kind == "all" else folder)
+            report = conduct(factory(), own)
         except AuditInvalid as error:
-            report = invalid(name, str(error))
+            report = invalid(name, str(error), own)
         reports.append(report)
     value = write(folder, reports, together=kind == "all")
     lines = [f"{report.name}: {report.verdict}\n  {report.sentence}" for report in reports]

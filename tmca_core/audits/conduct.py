@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class Report:
         audit: what was conducted; None where the material did not even allow to begin.
         evidence: by arm; empty where nothing was measured.
         registration: sha256 of what was fixed beforehand.
+        attempts: earlier ones in the same folder, oldest first, as `attempts.jsonl` has them.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Report:
     audit: Audit | None = None
     evidence: Mapping[Arm, Evidence] = field(default_factory=dict)
     registration: str = ""
+    attempts: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -53,6 +57,8 @@ class Report:
             "verdict": self.verdict,
             "sentence": self.sentence,
             "reasons": list(self.reasons),
+            "attempt": len(self.attempts) + 1,
+            "earlier_attempts": [dict(attempt) for attempt in self.attempts],
             "claim": audit.claim.to_json() if audit else {},
             "bounds": [bound.to_json() for bound in target.bounds],
             "controls": {arm: self._control(arm) for arm in ARMS[1:] if arm in self.evidence},
@@ -77,7 +83,7 @@ class Report:
 
 
 def conduct(audit: Audit, folder: Path) -> Report:
-    """Write down what is fixed, measure target and controls, judge. Nothing but `registered.json` is written.
+    """Write down what is fixed, measure target and controls, judge. Nothing but `registered.json` and `attempts.jsonl` is written.
 
     Raises:
         ConfigError: the folder holds another audit, fixed otherwise.
@@ -86,15 +92,53 @@ def conduct(audit: Audit, folder: Path) -> Report:
     try:
         evidence = {arm: audit.measure(arm) for arm in ARMS}
     except AuditInvalid as error:
-        return invalid(audit.name, str(error), audit, registration)
+        return invalid(audit.name, str(error), folder, audit, registration)
     verdict, reasons = judge(evidence, audit.blind)
-    return Report(audit.name, verdict, sentence(verdict, reasons, audit, evidence["target"]), reasons, audit, evidence, registration)
+    said = sentence(verdict, reasons, audit, evidence["target"])
+    return _counted(Report(audit.name, verdict, said, reasons, audit, evidence, registration), folder)
 
 
-def invalid(name: str, reason: str, audit: Audit | None = None, registration: str = "") -> Report:
+def invalid(name: str, reason: str, folder: Path, audit: Audit | None = None, registration: str = "") -> Report:
     """The report of an audit whose material allows no measurement."""
     reason = reason.rstrip(".")
-    return Report(name, "INVALID", sentence("INVALID", (reason,), audit, Evidence()), (reason,), audit, registration=registration)
+    said = sentence("INVALID", (reason,), audit, Evidence())
+    return _counted(Report(name, "INVALID", said, (reason,), audit, registration=registration), folder)
+
+
+def _counted(report: Report, folder: Path) -> Report:
+    """Append the attempt to the folder's list; from the second on the report says which it is, and one that failed stays failed.
+
+    Every attempt draws coins and noise anew: without the list, a FAIL would be gone after a repetition or two.
+
+    Raises:
+        ConfigError: the list is damaged.
+    """
+    path = folder / "attempts.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        before = tuple(line for line in lines if line["audit"] == report.name)
+        failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} cannot be read: it lists the attempts of this audit. Choose another --out.") from None
+    now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "verdict": report.verdict, "sentence": report.sentence}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"audit": report.name, **now}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if not before:
+        return report
+    said, reasons, verdict = f"Attempt {len(before) + 1} in this folder. {report.sentence}", report.reasons, report.verdict
+    if failed and verdict != "FAIL":
+        kept = (
+            f"attempt {failed} in this folder failed, and an audit that is repeated until it passes proves nothing; once the fault is mended, "
+            "audit into another folder"
+        )
+        said = (
+            f"FAIL, although this attempt by itself was {verdict}: {kept}. {said} Attempt {failed} said: {before[failed - 1]['sentence']}"
+        )
+        reasons, verdict = (kept, *reasons), "FAIL"
+    return replace(report, verdict=verdict, sentence=said, reasons=reasons, attempts=before)
 
 
 def register(audit: Audit, folder: Path) -> str:

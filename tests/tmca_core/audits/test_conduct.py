@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tmca_core.audits.claims import of_epsilon
-from tmca_core.audits.conduct import conduct, judge
+from tmca_core.audits.conduct import conduct, invalid, judge
 from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Bound, Evidence, Verdict
 from tmca_core.audits.page import render, summary, worst, write
 from tmca_core.errors import AuditInvalid, ConfigError
@@ -66,6 +66,23 @@ def test_what_is_fixed_is_written_before_anything_is_measured_and_not_changed_af
     assert conduct(audit(QUIET), tmp_path).verdict == "PASS"
     with pytest.raises(ConfigError, match="fixes another audit"):
         conduct(audit(QUIET, threshold=0.3), tmp_path)
+
+
+def test_an_audit_that_failed_stays_failed_in_its_folder(tmp_path: Path) -> None:
+    first, second, third = (conduct(audit(evidence), tmp_path) for evidence in (QUIET, LEAK, QUIET))
+    assert (first.verdict, second.verdict, third.verdict) == ("PASS", "FAIL", "FAIL") and third.exit_code == 4
+    assert "Attempt" not in first.sentence and second.sentence.startswith("Attempt 2 in this folder.")
+    assert "by itself was PASS: attempt 2 in this folder failed" in third.sentence and "at least 2 ε" in third.sentence
+    value = third.to_json()
+    assert value["attempt"] == 3 and [before["verdict"] for before in value["earlier_attempts"]] == ["PASS", "FAIL"]
+    lines = [json.loads(line) for line in (tmp_path / "attempts.jsonl").read_text().splitlines()]
+    assert [line["verdict"] for line in lines] == ["PASS", "FAIL", "PASS"] and all(line["time"] for line in lines)
+    assert invalid("third", "the run is gone", tmp_path).verdict == "FAIL"  # nor does material that was taken away hide it
+    assert conduct(audit(QUIET), tmp_path / "mended").verdict == "PASS"
+    assert "Attempt 3 in this folder" in render([third])
+    (tmp_path / "attempts.jsonl").write_text("torn\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        conduct(audit(QUIET), tmp_path)
 
 
 def test_the_report_says_all_and_fetches_nothing(tmp_path: Path) -> None:
