@@ -51,13 +51,15 @@ def attribute(
     if shadows < FEWEST:
         raise ConfigError(f"--shadows {shadows}: {FEWEST} of either kind at least, or no share is worth stating.")
     subject, _ = prepared(run, config, assignments, 0.0, beta)
-    if subject.hidden:
-        raise AuditInvalid("no single site's update is seen (training in one place, or secure aggregation): there is nothing to tell from.")
     tolerated = most or math.inf
     claim = Claim(math.inf, subject.config.privacy.delta, "hospital", "another hospital", "none", "the audit's own --most" if most else "")
     target = cache(lambda: told_apart(subject, shadows, steps))
 
     def measure(arm: Arm) -> Evidence:
+        if subject.hidden:
+            raise AuditInvalid(
+                "no single site's update is seen (training in one place, or secure aggregation): there is nothing to tell from."
+            )
         bare = arm == "positive" and bool(subject.mechanisms)
         found = told_apart(subject.with_values({"privacy.enabled": False}), shadows, steps) if bare else target()
         if arm == "negative":
@@ -89,6 +91,7 @@ def attribute(
             "share_of_error_negative_control": CONTROL,
         },
         measure,
+        informs_only=not most,
     )
 
 

@@ -12,7 +12,7 @@ import click
 import typer
 
 from tmca_core.audits import attribute, inversion, mechanism, membership, onerun, sensitivity  # noqa: F401  (they register themselves)
-from tmca_core.audits.interface import AUDITS, Audit
+from tmca_core.audits.interface import AUDITS, EXIT_CODES, Audit
 from tmca_core.cli import emit
 from tmca_core.errors import AuditInvalid, ConfigError
 
@@ -95,7 +95,7 @@ def audit_names() -> list[str]:
 def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out: Path | None, as_json: bool) -> None:
     """Conduct, write audit.json and audit.html, print, and leave with the exit code of the worst verdict."""
     from tmca_core.audits.conduct import conduct, invalid
-    from tmca_core.audits.page import write
+    from tmca_core.audits.page import told_only, told_only_sentence, worst, write
     from tmca_core.console import run_folder
 
     folder = run_folder(out, f"audit-{kind}")
@@ -109,8 +109,10 @@ def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out
         reports.append(report)
     value = write(folder, reports, together=kind == "all")
     lines = [f"{report.name}: {report.verdict}\n  {report.sentence}" for report in reports]
+    if kind == "all":
+        lines.append(f"all: {value['verdict']}" + (f"\n  {told_only_sentence(silent)}" if (silent := told_only(reports)) else ""))
     emit(as_json, value, "\n".join([*lines, f"report: {folder / 'audit.html'}"]))
-    raise typer.Exit(max((report.exit_code for report in reports), key=lambda code: (code == 4, code)))
+    raise typer.Exit(EXIT_CODES[worst(reports)])
 
 
 def _options(factory: Callable[..., Audit]) -> dict[str, inspect.Parameter]:

@@ -131,8 +131,8 @@ def _counted(report: Report, folder: Path) -> Report:
     said, reasons, verdict = f"Attempt {len(before) + 1} in this folder. {report.sentence}", report.reasons, report.verdict
     if failed and verdict != "FAIL":
         kept = (
-            f"attempt {failed} in this folder failed, and an audit that is repeated until it passes proves nothing; once the fault is mended, "
-            "audit into another folder"
+            f"attempt {failed} in this folder failed, and an audit that is repeated until it passes proves nothing; once the fault is "
+            "mended, audit into another folder"
         )
         said = (
             f"FAIL, although this attempt by itself was {verdict}: {kept}. {said} Attempt {failed} said: {before[failed - 1]['sentence']}"

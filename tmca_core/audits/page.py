@@ -31,12 +31,13 @@ def write(folder: Path, reports: Sequence[Report], *, together: bool) -> dict[st
 
 def summary(reports: Sequence[Report]) -> dict[str, Any]:
     """Several audits as one: the worst verdict, the claim of the first that has one, and every report whole."""
-    verdict = worst(reports)
+    verdict, silent = worst(reports), told_only(reports)
+    said = [report.sentence for report in reports if report.verdict == verdict and report.name not in silent]
     return {
         "schema": 1,
         "audit": "all",
         "verdict": verdict,
-        "sentence": " ".join(report.sentence for report in reports if report.verdict == verdict),
+        "sentence": " ".join([*said, *([told_only_sentence(silent)] if silent else [])]),
         "claim": next((report.audit.claim.to_json() for report in reports if report.audit), {}),
         "bounds": [{"audit": r.name, **b.to_json()} for r in reports for b in r.evidence.get("target", Evidence()).bounds],
         "controls": {report.name: report.to_json()["controls"] for report in reports},
@@ -45,9 +46,21 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def worst(reports: Sequence[Report]) -> Verdict:
-    """FAIL before INVALID before NO POWER before PASS."""
+    """FAIL before INVALID before NO POWER before PASS, of those that hold something against a promise."""
     order: tuple[Verdict, ...] = ("FAIL", "INVALID", "NO POWER", "PASS")
-    return min((report.verdict for report in reports), key=order.index)
+    silent = told_only(reports)
+    return min((report.verdict for report in reports if report.name not in silent), key=order.index)
+
+
+def told_only(reports: Sequence[Report]) -> list[str]:
+    """Audits that are told and do not decide over the others: they hold nothing against a promise. Where all are such, none is."""
+    found = [report.name for report in reports if report.audit and report.audit.informs_only and report.verdict != "FAIL"]
+    return found if len(found) < len(reports) else []
+
+
+def told_only_sentence(names: Sequence[str]) -> str:
+    """What the page and the sentence of several audits say of them."""
+    return f"Told without a say in this verdict, for nothing is promised that it could be held against: {', '.join(names)}."
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -64,6 +77,7 @@ def render(reports: Sequence[Report]) -> str:
         exit_codes=EXIT_CODES,
         reports=[(report, _sections(report)) for report in reports],
         most_ledger=MOST_LEDGER,
+        silent=told_only_sentence(silent) if (silent := told_only(reports)) else "",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,21 @@ def test_the_report_says_all_and_fetches_nothing(tmp_path: Path) -> None:
     assert (
         "http:" not in page and "https:" not in page and "src=" not in page and "is never a proof" in page and page.count("<section>") == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "promised", "verdict"), ((QUIET, False, "PASS"), (WEAK, False, "NO POWER"), (LEAK, False, "FAIL"), (QUIET, True, "NO POWER"))
+)
+def test_an_audit_that_holds_nothing_against_a_promise_is_told_and_does_not_decide(
+    target: Evidence, promised: bool, verdict: Verdict, tmp_path: Path
+) -> None:
+    free = replace(audit(found(9.0, math.inf)), name="told", informs_only=not promised)
+    reports = [conduct(audit(target), tmp_path / "a"), conduct(free, tmp_path / "b")]
+    assert reports[1].verdict == "NO POWER" and worst(reports) == summary(reports)["verdict"] == verdict
+    said = summary(reports)["sentence"]
+    assert ("without a say in this verdict" in said and said.endswith("against: told.")) != promised
+    assert ("without a say" in render(reports)) != promised
+    assert worst(reports[1:]) == "NO POWER"  # by itself it decides over nobody
 
 
 def test_what_comes_from_a_run_is_data_and_never_markup(tmp_path: Path) -> None:
