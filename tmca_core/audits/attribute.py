@@ -17,7 +17,7 @@ import typer
 
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
-from tmca_core.audits.subjects import Beta, ConfigFile, RunFolder, Settings, prepared
+from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, RunFolder, Settings, prepared
 from tmca_core.errors import AuditInvalid, ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def attribute(
         },
         measure,
         informs_only=not most,
+        scope=REMADE if run else "",
     )
 
 

@@ -193,15 +193,15 @@ def sentence(verdict: Verdict, reasons: tuple[str, ...], audit: Audit | None, ta
         promise = f"the promise of ε = {epsilon:.3g} (δ = {audit.claim.delta:g})" if epsilon < math.inf else "the rules of the training"
         promise += f", {audit.claim.reservation}," if audit.claim.reservation else ""
         whom = f"a single {audit.claim.unit}"
-    why = "; ".join(reasons)
+    why, scope = "; ".join(reasons), f", {clause}," if (clause := target.scope or (audit.scope if audit else "")) else ""
     if verdict == "FAIL":
         return (
             f"More can be learnt about {whom} than {promise} allows, so nothing of it must leave the hospital until this is mended: {why}."
         )
     if verdict == "PASS":
         return (
-            f"This attack learnt no more about {whom} than {promise} allows; that is a test passed and no proof, for another attack might "
-            f"learn more ({why})."
+            f"This attack{scope} learnt no more about {whom} than {promise} allows; that is a test passed and no proof, for another attack "
+            f"might learn more ({why})."
         )
     if verdict == "NO POWER" and audit and math.isinf(audit.claim.epsilon):
         return f"Nothing is promised about {whom} in numbers, so nothing could be refuted, and this is no clearance: {why}."

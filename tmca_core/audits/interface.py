@@ -131,6 +131,7 @@ class Evidence:
         scores: of members and non-members, where there are any: the report draws their ROC and states AUC and TPR.
         figures: further numbers for audit.json (JSON values).
         pictures: (caption, markup) pairs for audit.html; nothing in them may be fetched from elsewhere.
+        scope: what a PASS is about, in the place of the audit's own, where only measuring tells.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -139,6 +140,7 @@ class Evidence:
     scores: Scores | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[tuple[str, Markup], ...] = ()
+    scope: str = ""
 
     @property
     def flagged(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Evidence
-from tmca_core.audits.subjects import ConfigFile, RunFolder, Settings, prepared
+from tmca_core.audits.subjects import REMADE, ConfigFile, RunFolder, Settings, prepared
 from tmca_core.errors import AuditInvalid
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def inversion(
             "negative_control": "noise in the place of the update",
         },
         measure,
+        scope=REMADE if run else "",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 
 from tmca_core.audits import claims
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence, Fixed
+from tmca_core.audits.subjects import REMADE
 from tmca_core.errors import AuditInvalid, ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def mechanism(
             return of_scores(scores, claim, beta=beta, threshold=threshold)
         return of_step(load_step(step), claim, runs=runs, beta=beta, quiet=load_step(quiet) if quiet else None, clip=clip, name=step)
     settings, sigma = _settings(run, config, noise, assignments)
-    return of_configuration(settings, sigma, delta=settings.privacy.delta if run or config else delta, runs=runs, beta=beta, whole=whole)
+    audit = of_configuration(settings, sigma, delta=settings.privacy.delta if run or config else delta, runs=runs, beta=beta, whole=whole)
+    return replace(audit, scope=REMADE) if run else audit
 
 
 def of_configuration(config: Config, noise_multiplier: float, *, delta: float, runs: int, beta: float, whole: bool = False) -> Audit:

@@ -7,7 +7,7 @@ the others are the attacker's references, of which members are known to it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ import typer
 from tmca_core.audits.guesses import CONTROL, bounds, guesses_for
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
-from tmca_core.audits.subjects import Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
+from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
 from tmca_core.errors import AuditInvalid, ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ THREAT = (
     "such models on patients of its own choosing, and sees the released model{updates}. Each candidate took part by a fair coin."
 )
 RELEASED, WATCHED = "released model", "federation"
+RELEASED_SHARE = 0.2  # of the error probability, for the weights in a run's folder
 ROUNDS = 4  # of a federation that are looked at, evenly over its length
 PLAIN = {
     "privacy.enabled": False, "training.weight_decay": 0.0, "augmentation.flip": 0.0, "augmentation.rotate": 0.0, "augmentation.scale": 0.0,
@@ -56,7 +57,8 @@ def membership(
     patients = sorted({key(site, case.patient_id) for site, data in pool.items() for case in data.cases})
     if len(patients) < 2 * FEWEST:
         raise AuditInvalid(f"{len(patients)} training patients are too few for an audit of membership: {2 * FEWEST} are needed at least.")
-    guesses = guesses_for(len(patients), claim, beta)
+    own = beta * (1 - RELEASED_SHARE) if run else beta
+    guesses = guesses_for(len(patients), claim, own)
     target = cache(lambda: observe(subject, pool, patients, references + 1))
 
     def measure(arm: Arm) -> Evidence:
@@ -65,7 +67,13 @@ def membership(
             return Evidence(bounds(scores, guesses, claim, CONTROL * beta, limit=0.0), scores=scores)
         private = bool(subject.mechanisms)
         trained = observe(subject.with_values(PLAIN), pool, patients, references + 1) if private and arm == "positive" else target()
-        return evidence(trained, claim, guesses, beta, limit=0.0 if arm == "positive" and math.isinf(claim.epsilon) else None)
+        found = evidence(trained, claim, guesses, own, limit=0.0 if arm == "positive" and math.isinf(claim.epsilon) else None)
+        if run and arm == "target":
+            from tmca_core.audits.released import attacked
+
+            more = attacked(run, subject, claim, RELEASED_SHARE * beta)
+            found = replace(found, bounds=found.bounds + more.bounds, figures={**more.figures, **found.figures}, scope=more.scope)
+        return found
 
     updates = "" if subject.hidden else ", and every round's model of every single site"
     return Audit(
@@ -82,9 +90,12 @@ def membership(
             "attack": "the one with the largest mean AUC when every reference model is attacked with the help of the others",
             "positive_control": "the same trainings without noise and augmentation" if subject.mechanisms else "the target, which has none",
             "negative_control": "the target's scores, membership dealt anew",
+            "released_weights": "threshold on the loss, training against test patients, thinned by coins" if run else "there are none",
+            "share_of_error_released_weights": RELEASED_SHARE if run else 0.0,
             "share_of_error_negative_control": CONTROL,
         },
         measure,
+        scope=REMADE if run else "",
     )
 
 

@@ -17,7 +17,7 @@ from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence, Fixed
 from tmca_core.audits.membership import PLAIN
 from tmca_core.audits.scores import FEWEST, Scores, dealt_anew
-from tmca_core.audits.subjects import Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
+from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
 from tmca_core.errors import AuditInvalid, ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def one_run(
         "negative_control": "the target's scores, membership dealt anew",
         "share_of_error_negative_control": CONTROL,
     }
-    return Audit("one-run", QUESTION, THREAT.format(seen=seen), claim, beta, registered, measure)
+    return Audit("one-run", QUESTION, THREAT.format(seen=seen), claim, beta, registered, measure, scope=REMADE if run else "")
 
 
 def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:

@@ -13,6 +13,7 @@ import typer
 
 from tmca_core.audits import claims
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Evidence
+from tmca_core.audits.subjects import REMADE
 
 if TYPE_CHECKING:
     from tmca_core.audits.shipped import Shipped
@@ -48,6 +49,7 @@ def sensitivity(run: RunFolder = None, config: ConfigFile = None, assignments: S
             "neighbours": "remove-one ≤ 1 clip, replace-one ≤ 2 clips",
         },
         measure=lambda arm: measured(shipped(), arm),
+        scope=REMADE if run else "",
     )
 
 

@@ -29,6 +29,9 @@ Settings = Annotated[
     typer.Option("--set", help="A setting; of a run only one that changes no result, e.g. data.manifest."),
 ]
 
+REMADE = "on training made again from the run's configuration, the released weights themselves not being attacked"
+REMADE_AND_RELEASED = "on training made again from the run's configuration, and on the released weights by a threshold on the loss"
+
 
 def prepared(run: Path | None, config: Path | None, assignments: list[str] | None, epsilon: float, beta: float) -> tuple[Subject, Claim]:
     """The training, and what it promises of a patient.
