@@ -14,6 +14,7 @@ from tmca_core.audits.claims import of_epsilon
 from tmca_core.audits.conduct import conduct
 from tmca_core.audits.membership import PLAIN, Trained, evidence, membership, observe
 from tmca_core.audits.rehearsal import subject_of
+from tmca_core.audits.scores import dealt_anew
 from tmca_core.audits.subjects import key
 from tmca_core.cli import main
 from tmca_core.errors import AuditInvalid, ConfigError
@@ -54,6 +55,13 @@ def test_where_there_is_nothing_nothing_is_found() -> None:
     areas = [trained(0.0, seed).best()[1] for seed in range(2, 6)]
     assert all(abs(scores.auc - 0.5) < 0.2 for scores in areas)
     assert not any(evidence(trained(0.0, seed), of_epsilon(0.3, 1e-5), 40, 0.05).flagged for seed in range(2, 6))
+
+
+def test_intervals_of_a_leak_dealt_anew_hold_a_half_as_often_as_they_say() -> None:
+    scores = trained(3.0, 0).best()[1]
+    assert scores.auc_interval(0.999)[0] > 0.5
+    intervals = [dealt_anew(scores).auc_interval() for _ in range(40)]
+    assert sum(low <= 0.5 <= high for low, high in intervals) >= 32  # 38 expected; fewer than 32 once in some thousands
 
 
 def test_a_patient_is_the_mean_of_its_cases() -> None:
@@ -105,8 +113,10 @@ def test_a_federation_that_learns_by_heart_gives_its_patients_away(tmp_path: Pat
     assert report.verdict == "NO POWER" and "no clearance" in report.sentence  # nothing is promised
     assert value["figures"]["largest AUC of all attacks, patients"] >= 0.8 and value["scores"]["auc"] > 0.75
     assert value["controls"]["positive"]["flagged"] and not value["controls"]["negative"]["flagged"]
-    low, high = value["controls"]["negative"]["scores"]["auc_ci95"]
-    assert low < 0.65 and high > 0.35
+    control = report.evidence["negative"].scores
+    assert control is not None
+    low, high = control.auc_interval(0.999)  # one deal: the 95 % interval would miss once in twenty
+    assert low <= 0.5 <= high
 
 
 @pytest.mark.slow
