@@ -15,6 +15,7 @@ from tmca_core.audits.interface import Arm, Audit, Bound, Claim, Evidence, Fixed
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
 from tmca_core.errors import AuditInvalid
 
+ERRORS = 5  # standard errors by which the canary's trace in the runs may fall short of the one without noise
 NO_QUIET = (
     "nothing shows that this audit would see the canary in this step, for there is no positive control: name the same step without noise "
     "by --quiet"
@@ -70,7 +71,11 @@ def of_step(
             alarms += [small] if small else []
         scores = canaries.run(release, test(), runs)
         bound = canaries.bound(scores, test().threshold, claim.mu, BOUND * beta)
-        return Evidence((bound,), tuple(alarms), scores=scores, figures=canaries.figures(bound.value, claim, trace, numbers))
+        told = canaries.figures(bound.value, claim, trace, numbers)
+        found = Evidence((bound,), tuple(alarms), scores=scores, figures=told)
+        if quiet and not found.flagged and (other := _elsewhere(scores, float(np.linalg.norm(silent(True) - silent(False))))):
+            return Evidence(invalid=(other,), scores=scores, figures=told)
+        return found
 
     registered: dict[str, Fixed] = {
         "step": name,
@@ -85,6 +90,18 @@ def of_step(
         "share_of_error_negative_control": CONTROL,
     }
     return Audit("mechanism", QUESTION, THREAT, claim, beta, registered, measure, blind="" if quiet else NO_QUIET)
+
+
+def _elsewhere(scores: Scores, trace: float) -> str:
+    """Why the runs are not of the step that was shown without noise: the canary moves them clearly less; empty where it does not."""
+    moved = float(scores.members.mean() - scores.others.mean())
+    error = float(np.sqrt(scores.members.var() / len(scores.members) + scores.others.var() / len(scores.others)))
+    if moved >= trace - ERRORS * error:
+        return ""
+    return (
+        f"the canary moves the step by {moved:.3g} ± {error:.2g} along its trace and the step without noise by {trace:.3g}: --quiet is not "
+        "this step, so what it shows of the audit's power does not hold"
+    )
 
 
 def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None = None) -> Audit:

@@ -51,6 +51,11 @@ def test_a_step_without_its_quiet_twin_never_passes(tmp_path: Path) -> None:
     assert lost.evidence["target"].bounds[0].value < 1 and lost.evidence["target"].bounds[0].powerful
 
 
+def test_a_quiet_twin_of_another_step_is_invalid(tmp_path: Path) -> None:
+    other = report_of(gaussian(0.0, 1.0), tmp_path, quiet=trace)  # its canary leaves no trace, or elsewhere than it is said to
+    assert other.verdict == "INVALID" and "--quiet is not this step" in other.sentence
+
+
 def test_too_few_runs_are_no_power_and_never_reassuring(tmp_path: Path) -> None:
     report = report_of(gaussian(1.0, 1.0), tmp_path, runs=8, quiet=trace)
     assert report.verdict == "NO POWER" and report.exit_code == 5 and "could have passed the claim" in report.sentence
