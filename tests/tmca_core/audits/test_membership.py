@@ -106,6 +106,13 @@ def test_kinds_of_hospitals_are_told_from_what_differs_and_from_nothing_else() -
     assert area(seeing[kinds], seeing[~kinds]) > 0.9
 
 
+def test_where_no_update_is_seen_attribute_is_invalid_and_decides_over_nobody(tmp_path: Path) -> None:
+    report = conduct(attribute.attribute(assignments=["federation.secure=true", *LEARNT_BY_HEART[:7]]), tmp_path)
+    assert report.verdict == "INVALID" and "secure aggregation" in report.sentence
+    assert report.audit and report.audit.informs_only
+    assert not attribute.attribute(assignments=LEARNT_BY_HEART[:7], most=0.6).informs_only
+
+
 @pytest.mark.slow
 def test_a_federation_that_learns_by_heart_gives_its_patients_away(tmp_path: Path) -> None:
     report = conduct(membership(references=4, assignments=LEARNT_BY_HEART), tmp_path)
