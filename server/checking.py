@@ -36,8 +36,8 @@ def check_data(federation: Federation, again: bool) -> Checked:
         again: ask although there is an answer; data may have been put right since.
 
     Returns:
-        {"sites": site → {figure → value or None}, "withheld": site → names, "failed": site → reason, "warnings": [...]}; shares between
-        0 and 1, sizes in pixels.
+        {"sites": site → {figure → value or None}, "withheld": site → names, "failed": site → reason, "warnings": [...],
+        "table": rows of text, the first its head}; shares between 0 and 1, sizes in pixels.
     """
     found: Checked = {} if again else federation.run.read_json(FILE)
     if not found:
@@ -74,7 +74,7 @@ def _ask(federation: Federation) -> Checked:
         "withheld": dict(sorted(withheld.items())),
         "failed": dict(sorted(failed.items())),
     }
-    return {**found, "warnings": warnings_of(found, federation.config.data.target_names)}
+    return {**found, "warnings": warnings_of(found, federation.config.data.target_names), "table": rows_of(found)}
 
 
 def read_check(content: RecordDict, figures: Mapping[str, Figure]) -> tuple[dict[str, float], list[str], str]:
@@ -109,8 +109,8 @@ def warnings_of(found: Checked, targets: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def table_of(found: Checked) -> str:
-    """A line a site, of what one wants to see first."""
+def rows_of(found: Checked) -> list[list[str]]:
+    """The head of the table, and a row a site, of what one wants to see first; "–" is not told."""
     columns = {
         "patients": ("patients", "{:.0f}"),
         "cases": ("cases", "{:.0f}"),
@@ -128,6 +128,12 @@ def table_of(found: Checked) -> str:
         every = {**values, "agreement": agreement(values)[0], "masked": _least_prevalence(values)}
         cells = [_cell(every.get(name), form, name in found["withheld"][site]) for name, form in columns.values()]
         rows.append([site, *cells])
+    return rows
+
+
+def table_of(found: Checked) -> str:
+    """`rows_of` in columns, and what is withheld."""
+    rows = rows_of(found)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(w) if not k else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows

@@ -73,6 +73,7 @@ def test_a_run_is_checked_once_and_trains_as_ever(tmp_path: Path) -> None:
     assert_weights(tmp_path / "run", 3 * A_ROUND)
     found = summary["data_check"]
     assert list(found["sites"]) == list(NAMES) and found["failed"] == {} and found["warnings"] == []
+    assert [row[0] for row in found["table"]] == ["site", *NAMES] and found["table"][0][1] == "patients"
     ghent = found["sites"]["ghent"]
     assert (ghent["patients"], ghent["image_width"], ghent["intensity_mean"], ghent["report_words"]) == (30, 2048, 0.4, 25)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data_check"] == found

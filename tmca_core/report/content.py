@@ -48,6 +48,7 @@ class Content:
         skipped: (site, row, column, reason) of every case that could not be used; `skipped_counts` their number a site.
         remarks: what could not be shown and why.
         ledgers: (entry, ε) by site, of the ledgers that lie in the run's folder.
+        checked: the check of all sites' data before training: rows of text, the first its head; `warnings`: what was wrong.
     """
 
     config: Config
@@ -62,6 +63,8 @@ class Content:
     films: Sequence[Film]
     remarks: Sequence[str] = ()
     ledgers: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    checked: Sequence[Sequence[str]] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def federated(self) -> bool:
@@ -107,7 +110,22 @@ def gather(run: Run) -> Content:
     counts = {str(s["name"]): int(s["skipped"]) for s in objects(summary.get("sites")) if s.get("skipped") and "name" in s}
     toml = run.config_path.read_text(encoding="utf-8")
     ledgers = ledger_curves(run, summary, remarks)
-    return Content(config, toml, summary, _sites(summary), curves, losses, faults, skipped, counts, films, remarks, ledgers)
+    checked, warnings = _data_check(run, remarks)
+    return Content(
+        config, toml, summary, _sites(summary), curves, losses, faults, skipped, counts, films, remarks, ledgers, checked, warnings
+    )
+
+
+def _data_check(run: Run, remarks: list[str]) -> tuple[list[list[str]], list[str]]:
+    """Table and warnings of the check of all sites' data before training; empty where there was none."""
+    try:
+        found = run.read_json("data_check.json")
+    except (OSError, ValueError) as error:
+        remarks.append(f"data_check.json cannot be read: {error}")
+        return [], []
+    rows, said = mapping(found).get("table"), mapping(found).get("warnings")
+    table = [[str(cell) for cell in row] for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+    return table, [str(line) for line in said] if isinstance(said, list) else []
 
 
 def _sites(summary: Mapping[str, Any]) -> list[SiteRow]:

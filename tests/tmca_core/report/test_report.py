@@ -329,3 +329,16 @@ def test_command_on_what_is_no_run(tmp_path, capsys, monkeypatch, arguments):
     code, printed = run_command(capsys, *arguments)
     assert code == 2 and "is not a run" in printed.err and "Traceback" not in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_of_the_data_stands_in_the_report(tmp_path):
+    run = make_run(tmp_path)
+    assert "before any training" not in page_of(run).text
+    rows = [["site", "patients", "no report"], ["hannover", "30", "0%"], ["usa", "–", "<b>12%</b>"]]
+    warning = "data check: site 'usa': 41% of its reports mean the other left"
+    run.write_json("data_check.json", {"table": rows, "warnings": [warning]})
+    page = page_of(run)
+    assert "The data, before any training" in page.text and warning in page.text and "No report" in page.text
+    assert "<b>12%</b>" in page.text and "b" not in page.tags
+    (tmp_path / "data_check.json").write_text("{")
+    assert "data_check.json cannot be read" in page_of(run).text
