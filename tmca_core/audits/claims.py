@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tmca_core.privacy.chain import Entry
     from tmca_core.privacy.ledger import Spent
 
+ASKED = "asked.json"  # by site the rounds that it was asked to train in, as the server writes them down
 SIMULATED = ("inprocess", "ray")  # engines whose sites keep their ledgers in the run's folder
 RELATIVE_SLACK = 1e-3  # between ε as run.json states it and as its ledger composes it: grids of one accountant differ by less
 
@@ -110,9 +112,11 @@ def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Conf
             f"site '{missing[0]}' of a simulated run has an ε in run.json and no ledger in {folder / 'ledger'}: nothing says that its "
             "steps were charged. Give the whole folder that the simulation wrote."
         )
-    failed = _failed(folder)
+    failed, asked = _failed(folder), Run(folder).read_json(ASKED)
     excerpt = [
-        charge for site, ledger in ledgers.items() for charge in _check_ledger(ledger, site, privacy, config, failed.get(site, set()))
+        charge
+        for site, ledger in ledgers.items()
+        for charge in _check_ledger(ledger, site, privacy, config, asked.get(site, []), failed.get(site, set()))
     ]
     return excerpt, missing
 
@@ -126,7 +130,9 @@ def _failed(folder: Path) -> dict[str, set[int]]:
     return found
 
 
-def _check_ledger(ledger: Path, site: str, privacy: Mapping[str, Any], config: Config, failed: set[int]) -> list[dict[str, Any]]:
+def _check_ledger(
+    ledger: Path, site: str, privacy: Mapping[str, Any], config: Config, asked: list[int], failed: set[int]
+) -> list[dict[str, Any]]:
     """Charges of one site's ledger for this configuration's training, if together they cost what run.json states."""
     from tmca_core.privacy.ledger import Ledger
 
@@ -140,7 +146,7 @@ def _check_ledger(ledger: Path, site: str, privacy: Mapping[str, Any], config: C
     charges = [entry for entry in spent.charges if entry.get("config") == config.digest() and entry.get("purpose") == "training"]
     if not charges:
         raise AuditInvalid(f"no charge of site '{site}' is of this run's configuration: the ledger does not match the run.")
-    composed = [_composed(spent, own, float(privacy["delta"])) for own in _readings(spent, charges, failed)]
+    composed = [_composed(spent, own, float(privacy["delta"])) for own in _readings(charges, asked, failed)]
     if not any(math.isclose(one, claimed, rel_tol=RELATIVE_SLACK) for one in composed):
         more = composed[0] > claimed
         raise AuditInvalid(
@@ -155,18 +161,14 @@ def _check_ledger(ledger: Path, site: str, privacy: Mapping[str, Any], config: C
     ]
 
 
-def _readings(spent: Spent, charges: list[Entry], failed: set[int]) -> Iterator[list[Entry]]:
-    """Sets of charges that run.json may mean: all; and as the server knows them, which sees no restart (a round is charged again, and the
-    ledger notes it) and believes of a round without an answer that it was released, though the site may have failed before its charge."""
+def _readings(charges: list[Entry], asked: list[int], failed: set[int]) -> Iterator[list[Entry]]:
+    """Sets of charges that run.json may mean: all; and as the server knows them, which counts every request. A round is on the ledger once
+    where the server was stopped before the site began it, and not at all where the site failed first."""
     yield charges
-    again = [(entry.get("run"), entry.get("round")) for entry in spent.entries if entry["kind"] == "restart"]
-    kept = []
-    for entry in charges:
-        if (turn := (entry["run"], entry.get("round"))) in again:
-            again.remove(turn)
-        else:
-            kept.append(entry)
-    yield kept + [charges[0]] * len(failed - {entry.get("round") for entry in charges})
+    charged = Counter(entry.get("round") for entry in charges)
+    requests = Counter(asked or failed)
+    spared = (count - charged[round] for round, count in requests.items() if charged[round] or round in failed)
+    yield charges + [charges[0]] * sum(max(0, more) for more in spared)
 
 
 def _composed(spent: Spent, charges: list[Entry], delta: float) -> float:
