@@ -62,5 +62,5 @@ def answer_for_the_stopped() -> None:
         answer(state, tasks)
         expire(state, tasks)
 
-    vars_of: Any = InMemoryNodeState
-    vars_of.finish_task, vars_of._on_task_tokens_expired = finish_task, _on_task_tokens_expired
+    node_state: Any = InMemoryNodeState
+    node_state.finish_task, node_state._on_task_tokens_expired = finish_task, _on_task_tokens_expired

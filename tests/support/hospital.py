@@ -133,3 +133,8 @@ def reason(reply: Message) -> str:
     """Why a reply is an error."""
     assert reply.has_error(), reply
     return str(reply.error.reason)
+
+
+def plain(**values: Any) -> Config:
+    """As `private`, without privacy."""
+    return private(privacy__enabled=False, **values)

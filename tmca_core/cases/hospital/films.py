@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from tmca_core.cases.hospital.pseudonyms import Pseudonyms
 from tmca_core.cases.hospital.rows import NAME, Rows, Skipped, reasons
 from tmca_core.cases.manifest import DEFAULT_SITE, MASK
 from tmca_core.errors import ManifestError
+from tmca_core.run import write_atomically
 
 Progress = Callable[[int, int], None]
 
@@ -211,10 +213,6 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
     """Whole or not at all: an import that is stopped leaves no half film behind."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            Image.fromarray(pixels).save(file, format="PNG")
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue(), private=True)
