@@ -64,7 +64,7 @@ class Door:
         """
         if self.policy is None or self.ledger is None:
             return
-        request = request_of(config, patients, self.count(patients), app)
+        request = request_of(config, patients, self.count(patients), app, self.policy.starts_of(config))
         if run is None:
             self.policy.check(request)
         else:

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 if TYPE_CHECKING:
     from tmca_core.config import Config
+    from tmca_core.training.scores import SiteSummary
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -68,6 +69,10 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     engine, settle = _SIMULATED.get(type(grid).__name__, ("deployment", config.federation.wait))
     federation = Federation(grid, config, run, on_event, deployed=engine == "deployment")
     checked: dict[str, Any] = {}  # only where it was asked for
+
+    def told(test: Mapping[str, SiteSummary]) -> dict[str, Any]:
+        return federation.progress.summary(config, engine, test, peak_rss_mb(), asked_for(run, config)) | checked
+
     try:
         try:
             federation.start(settle)
@@ -75,13 +80,13 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
                 checked["data_check"] = check_data(federation, again=config.federation.check == "only")
             if config.federation.check == "only":
                 before = run.read_json("run.json")  # of a run that has trained already, which stays as it is
-                summary = {**(before or federation.progress.summary(config, engine, {}, peak_rss_mb(), asked_for(run))), **checked}
+                summary = (before or told({})) | checked
                 run.write_json("run.json", summary)
                 federation.emit("ended", round=federation.round)
                 return summary
             federation.train()
         except PolicyRefusal:  # for whoever asks later which site refused, and by which rule
-            run.write_json("run.json", {**federation.progress.summary(config, engine, {}, peak_rss_mb(), asked_for(run)), **checked})
+            run.write_json("run.json", told({}))
             raise
         federation.choose()
         test = federation.evaluate("test")
@@ -91,7 +96,7 @@ def federate(grid: Grid, config: Config, out: Path, on_event: OnEvent | None) ->
     except KeyboardInterrupt:
         federation.stopped("it was interrupted; the same command goes on from the last round that is kept.")
         raise
-    summary = {**federation.progress.summary(config, engine, test, peak_rss_mb(), asked_for(run)), **checked}
+    summary = told(test)
     if isinstance(federation.fold, CentralFold):
         summary["central"] = central_summary(config, run, federation.fold.clip)
     run.write_json("run.json", summary)

@@ -106,8 +106,12 @@ def draw_of(config: Config, sites: int) -> Draw:
 
 
 def releases(run: Run) -> list[Draw]:
-    """The rounds that have released a model in this run, those that were done again more than once."""
-    return [Draw(sites, asked) for sites, asked in run.read_json(FILE).get("draws", [])]
+    """The rounds that have released a model in this run, those that were done again more than once.
+
+    Raises:
+        LedgerError: the file is damaged, or missing though rounds were done.
+    """
+    return [Draw(sites, asked) for sites, asked in run.read_spent(FILE, lambda noted: len(noted.get("draws", []))).get("draws", [])]
 
 
 def charge(run: Run, config: Config, draw: Draw) -> None:
@@ -115,6 +119,7 @@ def charge(run: Run, config: Config, draw: Draw) -> None:
 
     Raises:
         BudgetExhausted: see `CentralFold.finish`.
+        LedgerError: what was released before is not known any more.
         StorageError: it cannot be written.
     """
     rules, draws = config.central, [*releases(run), draw]

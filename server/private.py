@@ -24,24 +24,31 @@ def local_steps(hello: Hello, config: Config) -> int:
     return schedule(config, hello.train_patients or 1)[1]
 
 
-def asked_for(run: Run) -> dict[str, list[int]]:
-    """By site the rounds that it was asked to train in and did not refuse; one that was done again is there twice."""
-    return run.read_json(FILE)
+def asked_for(run: Run, config: Config) -> dict[str, list[int]]:
+    """By site the rounds of a private run that it was asked to train in and did not refuse; one that was done again is there twice.
+
+    Raises:
+        LedgerError: the file is damaged, or missing though rounds were done.
+    """
+    if not config.privacy.enabled:
+        return {}
+    return run.read_spent(FILE, lambda noted: len({round for rounds in noted.values() for round in rounds}))
 
 
-def note_asked(run: Run, round: int, sites: Iterable[str]) -> None:
+def note_asked(run: Run, config: Config, round: int, sites: Iterable[str]) -> None:
     """Write down who is asked to train before anybody is: neither a crash nor a round that fails makes a release undone.
 
     Raises:
+        LedgerError: who was asked before is not known any more.
         StorageError: it cannot be written; nobody may be asked.
     """
-    before = asked_for(run)
+    before = asked_for(run, config)
     run.write_json(FILE, before | {site: [*before.get(site, []), round] for site in sites})
 
 
-def note_refusal(run: Run, site: str) -> None:
+def note_refusal(run: Run, config: Config, site: str) -> None:
     """Take the last request to a site back, which its policy refused: nothing was released."""
-    before = asked_for(run)
+    before = asked_for(run, config)
     run.write_json(FILE, before | {site: before[site][:-1]})
 
 

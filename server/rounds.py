@@ -215,7 +215,7 @@ class Federation:
         training = any(message.metadata.message_type == TRAIN for message in requests.values())
         if training:
             if self.config.privacy.enabled:
-                note_asked(self.run, self.round, requests)
+                note_asked(self.run, self.config, self.round, requests)
             self.emit("asked", round=self.round, phase="train", sites=sorted(requests))
         answers = exchange(
             self.grid,
@@ -233,7 +233,7 @@ class Federation:
         if answer.kind == "refusal":
             self.roster.stand_aside(answer.site, answer.failure)
             if training and self.config.privacy.enabled:
-                note_refusal(self.run, answer.site)
+                note_refusal(self.run, self.config, answer.site)
         return answer
 
     # --- one round ------------------------------------------------------------------------------

@@ -50,7 +50,10 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
         note(f"there is one site, '{next(iter(sites))}': give the manifest a site column, or deal its patients out with partition.by=iid")
     if config.federation.check == "only":
         return simulate(config, folder, on_event)
-    baselines = Baselines(config, folder, sites) if config.simulation.baselines and len(sites) > 1 else None
+    policed = bool(config.simulation.policies)
+    if policed and config.simulation.baselines:
+        note("no baselines: they would be trained on the sites' patients beside the sites' policies and ledgers")
+    baselines = Baselines(config, folder, sites) if config.simulation.baselines and len(sites) > 1 and not policed else None
     try:
         began = time.perf_counter()
         summary = simulate(config, folder, on_event)
@@ -60,7 +63,7 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
         if baselines:
             baselines.close()
     _write_examples(config, run, sites, run.checkpoint(summary["tested_round"]).weights)
-    if not config.simulation.policies:  # else run.json holds what the policies let out, as between hospitals
+    if not policed:  # else run.json holds what the policies let out, as between hospitals
         summary["sites"] = [describe_site(site) for site in sites.values()]
         summary["skipped"] = len(skips)
         summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tmca_core.dotted import Scalar, flatten, nearest, nest, scalar
 from tmca_core.errors import ConfigError
@@ -54,6 +54,24 @@ class Config(Section):
     central: CentralSettings = CentralSettings()
     simulation: SimulationSettings = SimulationSettings()
     scenario: ScenarioSettings = ScenarioSettings()
+
+    @model_validator(mode="after")
+    def _no_patient_decides_about_others(self) -> Config:
+        """What a private site computes of one patient must not depend on which others it has."""
+        if self.privacy.enabled and self.data.split == "counted":
+            raise ValueError(
+                "privacy.enabled does not go with data.split=counted, by which one patient more deals all others anew: set auto"
+            )
+        if self.privacy.enabled and self.data.on_bad_case == "fail":
+            raise ValueError("privacy.enabled does not go with data.on_bad_case=fail, by which one patient's file ends the run: set skip")
+        if self.privacy.enabled and self.training.precision == "bf16":
+            raise ValueError("privacy.enabled computes patients' gradients in float32: leave training.precision at auto, or set fp32")
+        return self
+
+    @property
+    def independent_split(self) -> bool:
+        """Whether a patient's split is its own, whoever else the site has."""
+        return self.data.split == "independent" or self.privacy.enabled
 
     def flat(self) -> dict[str, Scalar]:
         """Dotted keys to scalars, as Flower's run-config carries them: `{"data.image_size": 128, …}`."""
@@ -103,7 +121,8 @@ def parse(values: Mapping[str, Any]) -> Config:
             if problem["type"] == "extra_forbidden":
                 parts.append(f"unknown setting '{key}'{nearest(key, known)}")
             else:
-                parts.append(f"setting '{key}': {problem['msg']} (got {problem['input']!r})")
+                said = f"setting '{key}': {problem['msg']} (got {problem['input']!r})"
+                parts.append(said if key else problem["msg"].removeprefix("Value error, "))  # without a key: a rule about several
         raise ConfigError("; ".join(parts) + ".") from None
 
 

@@ -111,3 +111,7 @@ class AuditInvalid(TmcaError):
     """What an audit was given allows no measurement: nothing follows from it, and no number is shown."""
 
     exit_code = 5
+
+
+class NotApplicable(AuditInvalid):
+    """A configuration leaves an audit nothing to test: by itself that is INVALID, among several audits it is told and does not decide."""

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmca_core import config as configuration
 from tmca_core.config import Config
-from tmca_core.errors import ConfigError, StorageError, WeightsError
+from tmca_core.errors import ConfigError, LedgerError, StorageError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor  # the ledger writes through this module, and needs no torch
@@ -176,6 +176,30 @@ class Run:
         """Read a JSON document; an absent one is an empty dict."""
         path = self.folder / name
         return json.loads(path.read_text()) if path.exists() else {}
+
+    def read_spent(self, name: str, rounds: Callable[[dict[str, Any]], int]) -> dict[str, Any]:
+        """A document to which every round adds, before its checkpoint is written, what it releases.
+
+        Args:
+            rounds: how many rounds a document knows of.
+
+        Raises:
+            LedgerError: it is damaged, missing or older than the last checkpoint: what was spent is not known any more.
+        """
+        path, saved = self.folder / name, self.checkpoints()
+        done = int(saved[-1].name.removeprefix("round-")) if saved else 0
+        restore = "Restore it, or begin a run in another folder; nothing is released."
+        try:
+            value = self.read_json(name)
+            known = rounds(value)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LedgerError(f"{path}, which says what this run has released, is damaged ({error}). {restore}") from None
+        if known < done:
+            raise LedgerError(
+                f"{path} says that {known} rounds have released something, and there are checkpoints of {done}: it is missing or older "
+                f"than they are, and what was spent would be understated. {restore}"
+            )
+        return value
 
     def keep(self, name: str, value: Mapping[str, Any]) -> None:
         """Store what a run stands on (splits, digests of the data and of the start) once; a resumed run must find the same.

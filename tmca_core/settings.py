@@ -35,6 +35,11 @@ class DataSettings(Section):
     on_bad_case: Literal["skip", "fail"] = Field("skip", description="What a bad row does; skips are counted and listed.")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's patients for validation, where no split column says.")
     test_fraction: float = Field(0.2, ge=0, lt=1, description="Share of a site's patients held out for the final test.")
+    split: Literal["auto", "counted", "independent"] = Field(
+        "auto",
+        description="counted: patients are dealt out so that the shares are met; independent: each by a hash of its own id, whoever else "
+        "is there, as privacy needs; auto: independent where privacy.enabled, else counted.",
+    )
     cache_dir: str = Field("", description="Folder of the decoded-tensor and token-feature caches; empty: the user's cache folder.")
 
     @property

@@ -64,7 +64,7 @@ def test_rounds_that_crashed_or_failed_are_in_run_json(tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="2 usable updates, 3 are needed"):
         federate(sites.grid(), config, out, None)
     stated = federate(sites.grid(), config, out, None)["privacy"]
-    assert asked_for(Run(out)) == {name: [1, 2, 2, 2] for name in NAMES}
+    assert asked_for(Run(out), config) == {name: [1, 2, 2, 2] for name in NAMES}
     assert stated["epsilon"] == pytest.approx(dict.fromkeys(NAMES, spent(4)))
     assert stated["steps"] == 8
 

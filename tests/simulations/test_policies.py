@@ -43,6 +43,14 @@ def test_one_hospital_refuses_and_the_others_pay_and_go_on(tmp_path: Path) -> No
     assert "withheld by the site's policy" in page and "phantom-01" in page
 
 
+def test_no_baselines_are_trained_beside_the_policies(tmp_path: Path) -> None:
+    folder, said = policies(tmp_path), []
+    one_round = config(folder, simulation__baselines=True, federation__rounds=1, training__steps=1)
+    summary = run_experiment(one_round, tmp_path / "run", lambda event: said.append(event.get("text", "")))
+    assert summary["baselines"] == {"pooled": None, "local": {}} and any(text.startswith("no baselines") for text in said)
+    assert [path.name for path in Run(tmp_path / "run").folder.glob("checkpoints/*") if not path.name.startswith("round-")] == []
+
+
 def test_where_all_refuse_the_command_ends_with_3_and_run_json_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = policies(tmp_path, ("", "max_sample_rate = 0.5", "max_sample_rate = 0.1"))
     settings = [f"--set={key}={value}" for key, value in config(folder).flat().items() if value != Config().flat()[key]]

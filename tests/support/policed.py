@@ -27,5 +27,6 @@ def policies(folder: Path, *changes: tuple[str, str, str]) -> Path:
 
 def config(folder: Path, **values: Any) -> Config:
     base = {"phantom__sites": 3, "phantom__cases": 24, "federation__rounds": 2, "federation__poll": 0.05, "evaluation__bootstrap": 20}
+    base |= {"data__val_fraction": 0.25, "data__test_fraction": 0.3}  # each patient by itself: enough of them for `min_cases`
     own = {"data__cache_dir": str(folder / "cache"), "simulation__policies": str(folder), "simulation__baselines": False}
     return private(**base | own | values)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from tmca_core.audits.bounds import clopper_pearson_upper
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
 from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, RunFolder, Settings, prepared
@@ -33,7 +34,7 @@ THREAT = (
 )
 FEW, MANY = 0.2, 0.8  # share of films with a large target at the two kinds of hospital
 DARK, BRIGHT = 1.25, 0.8  # exponents of the display curve of the two scanners
-BUCKETS, RIDGE, FOLDS = 256, 10.0, 5
+BUCKETS, RIDGE = 256, 1.0
 CONTROL = 0.1  # share of the error probability for the negative control
 
 
@@ -41,7 +42,7 @@ CONTROL = 0.1  # share of the error probability for the negative control
 def attribute(
     run: RunFolder = None,
     config: ConfigFile = None,
-    shadows: Annotated[int, typer.Option(min=1, help="Updates made of either kind of hospital, for each property.")] = 20,
+    shadows: Annotated[int, typer.Option(min=1, help="Updates made for each property, in pairs: half of either kind on average.")] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Local steps of such an update.")] = 4,
     most: Annotated[float, typer.Option(min=0, max=1, help="AUC that one's own policy tolerates; 0: nothing is promised.")] = 0.0,
     beta: Beta = 0.05,
@@ -66,11 +67,7 @@ def attribute(
             found = {name: dealt_anew(scores) for name, scores in found.items()}
         share = CONTROL if arm == "negative" else 1 - CONTROL
         limit = {"target": tolerated, "positive": most or 0.5, "negative": 0.5}[arm]
-        error = share * beta / len(found)
-        bounds = tuple(
-            Bound(f"{name}, told from one update", "AUC", scores.auc_interval(1 - 2 * error)[0], limit, 1.0, 1 - error)
-            for name, scores in found.items()
-        )
+        bounds = tuple(bounded(name, scores, limit, share * beta / len(found)) for name, scores in found.items())
         figures: dict[str, Any] = {f"AUC of {name}": scores.auc for name, scores in found.items()}
         return Evidence(bounds, scores=max(found.values(), key=lambda scores: scores.auc), figures=figures)
 
@@ -81,10 +78,12 @@ def attribute(
         claim,
         beta,
         {
-            "shadows_each": shadows,
+            **subject.identity,
+            "shadows": f"{2 * shadows}, the kind of each by a fair coin",
             "local_steps": steps,
             "properties": ", ".join(PROPERTIES),
-            "classifier": f"ridge regression on lengths by tensor and {BUCKETS} sums of coordinates with random signs, {FOLDS} folds",
+            "classifier": f"ridge regression on lengths by tensor and {BUCKETS} sums of coordinates with random signs",
+            "bound": "right guesses of all updates but the first quarter, each by those before it (Clopper-Pearson)",
             "tolerated_auc": most or "nothing is promised",
             "positive_control": "the same updates without noise" if subject.mechanisms else "the target, which has none",
             "negative_control": "the target's scores, kinds dealt anew",
@@ -122,6 +121,7 @@ def _scanner(pool: CaseTensors, size: int, kind: bool, rng: np.random.Generator)
     return replace(drawn, images=(255 * curved).round().to(torch.uint8))
 
 
+Kinds = np.ndarray[Any, np.dtype[np.bool_]]
 Property = Callable[["CaseTensors", int, bool, np.random.Generator], "CaseTensors"]
 
 PROPERTIES: Mapping[str, Property] = {"prevalence": _prevalence, "side convention": _sides, "scanner": _scanner}
@@ -129,7 +129,7 @@ PROPERTIES: Mapping[str, Property] = {"prevalence": _prevalence, "side conventio
 
 
 def told_apart(subject: Subject, shadows: int, steps: int) -> dict[str, Scores]:
-    """Cross-fitted scores of the updates of either kind of hospital, by property."""
+    """Scores of updates of hospitals whose kind a coin dealt, each by a classifier that was fitted to those before it, by property."""
     from tmca_core.audits.subjects import fair_coins
     from tmca_core.training.centralised import concatenate
 
@@ -144,12 +144,12 @@ def told_apart(subject: Subject, shadows: int, steps: int) -> dict[str, Scores]:
     for name, draw in PROPERTIES.items():
         if name == "side convention" and not subject.network.uses_text:
             continue
-        kinds = np.arange(2 * shadows) % 2 == 0
+        kinds = fair_coins(2 * shadows)
         features = np.stack([_features(subject, site, draw(pool, size, bool(kind), rng)) for kind in kinds])
         if not np.isfinite(features).all():
             raise AuditInvalid("an update is not finite: training diverged, so there is nothing to tell from.")
-        scores = cross_fitted(features, kinds)
-        found[name] = Scores(scores[kinds], scores[~kinds]).insist()
+        scores, asked = one_after_another(features, kinds)
+        found[name] = Scores(scores[asked], scores[~asked]).insist(FEWEST // 2)
     return found
 
 
@@ -174,15 +174,31 @@ def _features(subject: Subject, site: str, data: CaseTensors) -> Numbers:
     return torch.cat([lengths, sketch]).double().numpy()
 
 
-def cross_fitted(features: Numbers, kinds: np.ndarray[Any, np.dtype[np.bool_]]) -> Numbers:
-    """(n,) ridge regression of ±1 on standardised features, each fold scored by what was fitted to the others."""
-    found = np.empty(len(kinds))
-    truth = np.where(kinds, 1.0, -1.0)
-    for fold in range(FOLDS):
-        out = np.arange(len(kinds)) // 2 % FOLDS == fold  # kinds take turns, so every fold has both
-        mean, spread = features[~out].mean(0), features[~out].std(0) + 1e-9
-        known, asked = (features[~out] - mean) / spread, (features[out] - mean) / spread
+def one_after_another(features: Numbers, kinds: Kinds) -> tuple[Numbers, Kinds]:
+    """Scores of all updates but the first quarter, and their kinds: ridge regression of ±1 on standardised features of those before each.
+
+    Args:
+        features: (n, d).
+        kinds: (n,).
+    """
+    truth, first = np.where(kinds, 1.0, -1.0), len(kinds) // 4
+    scores = []
+    for count in range(first, len(kinds)):
+        mean, spread = features[:count].mean(0), features[:count].std(0) + 1e-9
+        known, asked = (features[:count] - mean) / spread, (features[count] - mean) / spread
         gram = known @ known.T / features.shape[1]
-        dual = np.linalg.solve(gram + RIDGE / len(known) * np.eye(len(known)), truth[~out] - truth[~out].mean())
-        found[out] = asked @ known.T @ dual / features.shape[1]
-    return found
+        dual = np.linalg.solve(gram + RIDGE / count * np.eye(count), truth[:count] - truth[:count].mean())
+        scores.append(float(asked @ known.T @ dual / features.shape[1]))
+    return np.array(scores), kinds[first:]
+
+
+def bounded(name: str, scores: Scores, limit: float, error: float) -> Bound:
+    """The bound on AUC that right guesses by the sign of the score give (Clopper and Pearson 1934).
+
+    Whatever an attacker learnt from the updates before, its guess of a kind that a fair coin dealt is right with probability
+    (TPR + TNR)/2, which is at most the AUC of the best attack, whose ROC is concave. So n guesses are right no more often than n coins
+    of that AUC, and the bound is exact however few they are.
+    """
+    right, guesses = int((scores.members > 0).sum() + (scores.others <= 0).sum()), len(scores.members) + len(scores.others)
+    value, most = (1 - clopper_pearson_upper(guesses - count, guesses, error) for count in (right, guesses))
+    return Bound(f"{name}, told from one update", "AUC", value, limit, most, 1 - error)

@@ -113,14 +113,25 @@ def gdp_mu(false_positives: int, negatives: int, false_negatives: int, positives
     """
     from scipy.special import ndtri
 
-    if not (0 <= false_positives <= negatives and 0 <= false_negatives <= positives and negatives and positives and 0 < beta < 1):
-        raise ConfigError(
-            f"{false_positives} of {negatives} and {false_negatives} of {positives} errors at β = {beta:g} are no test: counts lie between "
-            "0 and the number of runs, and β between 0 and 1."
-        )
-    false_alarm = clopper_pearson_upper(false_positives, negatives, beta / 2)
-    miss = clopper_pearson_upper(false_negatives, positives, beta / 2)
+    false_alarm, miss = _error_rates(false_positives, negatives, false_negatives, positives, beta)
     return max(0.0, float(ndtri(1 - false_alarm) - ndtri(miss)))
+
+
+def threshold_epsilon(false_positives: int, negatives: int, false_negatives: int, positives: int, delta: float, beta: float) -> float:
+    """The largest ε at δ that a test with a threshold fixed beforehand refutes for any mechanism, at confidence 1 − β; 0 where none is.
+
+    Each error rate is bounded from above at 1 − β/2: ε is the larger of ln((1 − δ − FPR⁺)/FNR⁺) and ln((1 − δ − FNR⁺)/FPR⁺).
+    Source: Kairouz, Oh and Viswanath 2015, theorem 2.1; Nasr et al. 2021 (arXiv 2101.04535).
+
+    Args:
+        false_positives, negatives, false_negatives, positives: as `gdp_mu` has them.
+
+    Raises:
+        ConfigError: the numbers do not go together.
+    """
+    false_alarm, miss = _error_rates(false_positives, negatives, false_negatives, positives, beta)
+    largest = max((1 - delta - false_alarm) / miss, (1 - delta - miss) / false_alarm)
+    return math.log(max(1.0, largest))
 
 
 def epsilon_of_mu(mu: float, delta: float) -> float:
@@ -154,6 +165,16 @@ def mu_of_epsilon(epsilon: float, delta: float) -> float:
     while epsilon_of_mu(high, delta) < epsilon:
         high *= 2
     return float(brentq(lambda mu: epsilon_of_mu(mu, delta) - epsilon, 0.0, high, xtol=1e-10))
+
+
+def _error_rates(false_positives: int, negatives: int, false_negatives: int, positives: int, beta: float) -> tuple[float, float]:
+    """Upper ends of the false-positive and false-negative rate, together at confidence 1 − β."""
+    if not (0 <= false_positives <= negatives and 0 <= false_negatives <= positives and negatives and positives and 0 < beta < 1):
+        raise ConfigError(
+            f"{false_positives} of {negatives} and {false_negatives} of {positives} errors at β = {beta:g} are no test: counts lie between "
+            "0 and the number of runs, and β between 0 and 1."
+        )
+    return clopper_pearson_upper(false_positives, negatives, beta / 2), clopper_pearson_upper(false_negatives, positives, beta / 2)
 
 
 def _check(canaries: int, guesses: int, correct: int, delta: float, beta: float) -> None:

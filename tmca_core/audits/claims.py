@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tmca_core.privacy.ledger import Spent
 
 ASKED = "asked.json"  # by site the rounds that it was asked to train in, as the server writes them down
+DEPLOYED = "deployment"  # engine of a run between hospitals
 SIMULATED = ("inprocess", "ray")  # engines whose sites keep their ledgers in the run's folder
 RELATIVE_SLACK = 1e-3  # between ε as run.json states it and as its ledger composes it: grids of one accountant differ by less
 
@@ -47,7 +49,7 @@ def of_epsilon(epsilon: float, delta: float, unit: str = "patient", relation: st
 def of_run(folder: Path) -> Claim:
     """What a run's run.json claims, checked against config.toml and against the ledgers in the folder.
 
-    The folder may have been copied from elsewhere: nothing outside of it is read.
+    The folder may have been copied from elsewhere: nothing outside of it is read, and its name is no part of the claim.
 
     Raises:
         AuditInvalid: it is not a finished run, or its parts do not agree.
@@ -59,12 +61,11 @@ def of_run(folder: Path) -> Claim:
     if not privacy:
         if config.privacy.enabled:
             raise AuditInvalid(f"{folder}: config.toml turns privacy on and run.json states none: the two are not of one run.")
-        return Claim(math.inf, config.privacy.delta, accountant="none", source=f"{folder.name}/run.json claims no privacy")
+        return Claim(math.inf, config.privacy.delta, accountant="none", source="run.json claims no privacy")
     if not config.privacy.enabled:
         raise AuditInvalid(f"{folder}: run.json states a privacy that config.toml does not turn on: the two are not of one run.")
+    _insist_on_statement(folder, privacy)
     stated: Mapping[str, float] = privacy["epsilon"]
-    if not stated:
-        raise AuditInvalid(f"{folder}: run.json states no site's ε, so there is no claim to audit.")
     excerpt, unvouched = _vouched(folder, str(summary.get("engine", "")), privacy, config)
     vouched = f"{len(excerpt)} charges of its ledgers agree" if excerpt else "no ledger is there to agree"
     return Claim(
@@ -73,10 +74,16 @@ def of_run(folder: Path) -> Claim:
         str(privacy["unit"]),
         str(privacy["relation"]),
         str(privacy["accountant"]),
-        f"{folder.name}/run.json, the largest of {len(stated)} sites; {vouched}",
+        f"run.json, the largest of {len(stated)} sites; {vouched}",
         tuple(excerpt),
-        reservation=f"stated by run.json, not vouched for by a ledger (of {', '.join(unvouched)})" if unvouched else "",
+        reservation=_reservation(str(summary.get("engine", "")), unvouched),
     )
+
+
+def _reservation(engine: str, unvouched: list[str]) -> str:
+    parts = [f"stated by run.json, not vouched for by a ledger (of {', '.join(unvouched)})"] if unvouched else []
+    parts += ["held against data that no file of the run vouches for"] if engine == DEPLOYED else []
+    return " and ".join(parts)
 
 
 def config_of(folder: Path) -> Config:
@@ -94,13 +101,45 @@ def config_of(folder: Path) -> Config:
 
 
 def _read(run: Run) -> dict[str, Any]:
-    try:
-        summary = run.read_json("run.json")
-    except ValueError as error:
-        raise AuditInvalid(f"{run.folder / 'run.json'} cannot be read ({error}).") from None
+    summary = _document(run, "run.json")
     if not summary:
         raise AuditInvalid(f"{run.folder} has no run.json: the run did not finish, so there is no claim to audit. Finish it first.")
     return summary
+
+
+def _document(run: Run, name: str) -> dict[str, Any]:
+    try:
+        found: Any = run.read_json(name)
+    except (OSError, ValueError) as error:
+        raise AuditInvalid(f"{run.folder / name} cannot be read ({error}).") from None
+    if not isinstance(found, dict):
+        raise AuditInvalid(f"{run.folder / name} is no JSON object, so it is not what a run writes.")
+    return found
+
+
+def _insist_on_statement(folder: Path, privacy: Any) -> None:
+    """run.json's `privacy` is as a run writes it.
+
+    Raises:
+        AuditInvalid: it lacks something, or a number is none or out of its range.
+    """
+    wrong = ""
+    if not isinstance(privacy, dict):
+        wrong = "'privacy' is no object"
+    elif absent := [name for name in ("epsilon", "delta", "unit", "relation", "accountant") if name not in privacy]:
+        wrong = f"'privacy' has no '{absent[0]}'"
+    elif not isinstance(privacy["epsilon"], dict) or not privacy["epsilon"]:
+        wrong = "'privacy.epsilon' states no site's ε"
+    elif bad := [site for site, value in privacy["epsilon"].items() if not (_is_number(value) and value >= 0)]:
+        wrong = f"the ε of site '{bad[0]}' is {privacy['epsilon'][bad[0]]!r}, which is no number from 0 on"
+    elif not (_is_number(privacy["delta"]) and 0 < privacy["delta"] < 1):
+        wrong = f"δ is {privacy['delta']!r}, which is no number between 0 and 1"
+    if wrong:
+        raise AuditInvalid(f"{folder / 'run.json'}: {wrong}, so there is no claim to audit.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[str]]:
@@ -112,7 +151,9 @@ def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Conf
             f"site '{missing[0]}' of a simulated run has an ε in run.json and no ledger in {folder / 'ledger'}: nothing says that its "
             "steps were charged. Give the whole folder that the simulation wrote."
         )
-    failed, asked = _failed(folder), Run(folder).read_json(ASKED)
+    failed, asked = _failed(folder), _document(Run(folder), ASKED)
+    if wrong := [site for site, rounds in asked.items() if not isinstance(rounds, list) or not all(isinstance(one, int) for one in rounds)]:
+        raise AuditInvalid(f"{folder / ASKED}: what it has of site '{wrong[0]}' is no list of rounds.")
     excerpt = [
         charge
         for site, ledger in ledgers.items()
@@ -124,9 +165,16 @@ def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Conf
 def _failed(folder: Path) -> dict[str, set[int]]:
     """Rounds by site in which it was asked and did not answer: run.json counts them, a site that never began has no charge."""
     found: dict[str, set[int]] = {}
-    for record in Run(folder).events("round"):
-        for site in {*record.get("failed", ())} - {*record.get("refused", ())}:
-            found.setdefault(site, set()).add(int(record["round"]))
+    for record in Run(folder).events():
+        if not isinstance(record, dict):
+            raise AuditInvalid(f"{folder / 'metrics.jsonl'}: a line is no JSON object, so it is not what a run writes.")
+        if record.get("event") != "round":
+            continue
+        round, failed, refused = (record.get(name) for name in ("round", "failed", "refused"))
+        if not (isinstance(round, int) and isinstance(failed or {}, dict | list) and isinstance(refused or {}, dict | list)):
+            raise AuditInvalid(f"{folder / 'metrics.jsonl'}: a round has no number, or no list of who failed in it: {json.dumps(record)}.")
+        for site in {*(failed or ())} - {*(refused or ())}:
+            found.setdefault(site, set()).add(round)
     return found
 
 

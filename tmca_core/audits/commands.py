@@ -13,8 +13,10 @@ import typer
 
 from tmca_core.audits import attribute, inversion, mechanism, membership, onerun, sensitivity  # noqa: F401  (they register themselves)
 from tmca_core.audits.interface import AUDITS, EXIT_CODES, Audit
+from tmca_core.audits.subjects import Beta, Held, Settings
 from tmca_core.cli import emit
-from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.config import load
+from tmca_core.errors import AuditInvalid, ConfigError, NotApplicable, TmcaError
 
 ORDER = ("sensitivity", "mechanism", "one-run", "membership", "inversion", "attribute")  # of power; others come last
 
@@ -74,9 +76,12 @@ def every(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     out: Out = None,
     only: Annotated[str, typer.Option(help="Audits, comma-separated; empty: every one that can audit a run.")] = "",
+    assignments: Settings = None,
+    epsilon: Held = 0.0,
+    beta: Beta = 0.05,
     as_json: AsJson = False,
 ) -> None:
-    """Every audit of a run's folder that its configuration and checkpoints allow."""
+    """Every audit of a run's folder that its configuration allows; --set, --epsilon and --beta go to those that have them."""
     wanted = [name.strip() for name in only.split(",") if name.strip()]
     names = [name for name in wanted or audit_names() if wanted or "run" in _options(AUDITS[name])]
     if not run.is_dir():
@@ -84,7 +89,12 @@ def every(
     for name in names:
         if "run" not in _options(AUDITS[name]):
             raise ConfigError(f"the audit '{name}' does not audit a run's folder: call `tmca audit {name}` by itself.")
-    _carry_out([(name, functools.partial(AUDITS[name], run=run)) for name in names], "all", out, as_json)
+    if not 0 < beta < 1:
+        raise ConfigError(f"--beta {beta:g}: an error probability lies between 0 and 1.")
+    load(None, assignments or [])  # says here, once, what is no setting
+    given = {"run": run, "assignments": assignments, "epsilon": epsilon, "beta": beta}
+    taken = {name: {key: value for key, value in given.items() if key in _options(AUDITS[name])} for name in names}
+    _carry_out([(name, functools.partial(AUDITS[name], **taken[name])) for name in names], "all", out, as_json)
 
 
 def audit_names() -> list[str]:
@@ -93,9 +103,14 @@ def audit_names() -> list[str]:
 
 
 def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out: Path | None, as_json: bool) -> None:
-    """Conduct, write audit.json and audit.html, print, and leave with the exit code of the worst verdict."""
+    """Conduct, write audit.json and audit.html, print, and leave with the exit code of the worst verdict.
+
+    Raises:
+        ConfigError: options that do not go together, or a folder that holds another audit. Of several audits that one is INVALID, and
+            the reports of the others are written.
+    """
     from tmca_core.audits.conduct import conduct, invalid
-    from tmca_core.audits.page import told_only, told_only_sentence, worst, write
+    from tmca_core.audits.page import silent_sentences, worst, write
     from tmca_core.console import run_folder
 
     folder = run_folder(out, f"audit-{kind}")
@@ -105,12 +120,16 @@ def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out
         try:
             report = conduct(factory(), own)
         except AuditInvalid as error:
-            report = invalid(name, str(error), own)
+            report = invalid(name, str(error), own, applies=not isinstance(error, NotApplicable))
+        except TmcaError as error:
+            if kind != "all":
+                raise
+            report = invalid(name, str(error), None)
         reports.append(report)
     value = write(folder, reports, together=kind == "all")
     lines = [f"{report.name}: {report.verdict}\n  {report.sentence}" for report in reports]
     if kind == "all":
-        lines.append(f"all: {value['verdict']}" + (f"\n  {told_only_sentence(silent)}" if (silent := told_only(reports)) else ""))
+        lines.append("\n  ".join([f"all: {value['verdict']}", *silent_sentences(reports)]))
     emit(as_json, value, "\n".join([*lines, f"report: {folder / 'audit.html'}"]))
     raise typer.Exit(EXIT_CODES[worst(reports)])
 

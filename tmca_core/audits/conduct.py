@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Evidence, Verdict
-from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Bound, Evidence, Verdict
+from tmca_core.errors import ConfigError, TmcaError
 from tmca_core.run import write_atomically
 
 ARMS: tuple[Arm, ...] = ("target", "positive", "negative")
@@ -32,6 +32,7 @@ class Report:
         evidence: by arm; empty where nothing was measured.
         registration: sha256 of what was fixed beforehand.
         attempts: earlier ones in the same folder, oldest first, as `attempts.jsonl` has them.
+        applies: False where the configuration leaves nothing for this audit to test: among several audits it is told and does not decide.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Report:
     evidence: Mapping[Arm, Evidence] = field(default_factory=dict)
     registration: str = ""
     attempts: tuple[Mapping[str, Any], ...] = ()
+    applies: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -75,9 +77,10 @@ class Report:
         evidence = self.evidence[arm]
         return {
             "flagged": evidence.flagged,
-            "as_it_must": evidence.flagged == (arm == "positive"),
+            "as_it_must": evidence.flagged == (arm == "positive") and not evidence.invalid,
             "bounds": [bound.to_json() for bound in evidence.bounds],
             "alarms": list(evidence.alarms),
+            "invalid": list(evidence.invalid),
             **({"scores": evidence.scores.summary()} if evidence.scores else {}),
         }
 
@@ -85,30 +88,48 @@ class Report:
 def conduct(audit: Audit, folder: Path) -> Report:
     """Write down what is fixed, measure target and controls, judge. Nothing but `registered.json` and `attempts.jsonl` is written.
 
+    What goes wrong in one arm makes that arm invalid and no other: a control that breaks takes nothing from what the target showed.
+
     Raises:
         ConfigError: the folder holds another audit, fixed otherwise.
     """
     registration = register(audit, folder)
     try:
-        evidence = {arm: audit.measure(arm) for arm in ARMS}
-    except AuditInvalid as error:
+        evidence = {ARMS[0]: audit.measure(ARMS[0])}
+    except TmcaError as error:
         return invalid(audit.name, str(error), folder, audit, registration)
+    evidence |= {arm: _control(audit, arm) for arm in ARMS[1:]}
     verdict, reasons = judge(evidence, audit.blind)
     said = sentence(verdict, reasons, audit, evidence["target"])
     return _counted(Report(audit.name, verdict, said, reasons, audit, evidence, registration), folder)
 
 
-def invalid(name: str, reason: str, folder: Path, audit: Audit | None = None, registration: str = "") -> Report:
-    """The report of an audit whose material allows no measurement."""
+def _control(audit: Audit, arm: Arm) -> Evidence:
+    try:
+        return audit.measure(arm)
+    except TmcaError as error:
+        return Evidence(invalid=(str(error).rstrip("."),))
+
+
+def invalid(
+    name: str, reason: str, folder: Path | None, audit: Audit | None = None, registration: str = "", *, applies: bool = True
+) -> Report:
+    """The report of an audit whose material allows no measurement.
+
+    Args:
+        folder: whose list of attempts gets it; None: it was no attempt, for the folder belongs to something else.
+    """
     reason = reason.rstrip(".")
     said = sentence("INVALID", (reason,), audit, Evidence())
-    return _counted(Report(name, "INVALID", said, (reason,), audit, registration=registration), folder)
+    report = Report(name, "INVALID", said, (reason,), audit, registration=registration, applies=applies)
+    return _counted(report, folder) if folder else report
 
 
 def _counted(report: Report, folder: Path) -> Report:
     """Append the attempt to the folder's list; from the second on the report says which it is, and one that failed stays failed.
 
-    Every attempt draws coins and noise anew: without the list, a FAIL would be gone after a repetition or two.
+    Every attempt draws coins and noise anew: without the list, a FAIL would be gone after a repetition or two. Where the target exceeded
+    its claim and the controls were not as they must, nothing was refuted; but every later attempt says what it had found.
 
     Raises:
         ConfigError: the list is damaged.
@@ -118,9 +139,17 @@ def _counted(report: Report, folder: Path) -> Report:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
         before = tuple(line for line in lines if line["audit"] == report.name)
         failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+        unsettled = [
+            f"attempt {k}, which was {line['verdict']}, had found: {line['exceeded']}"
+            for k, line in enumerate(before, 1)
+            if line.get("exceeded")
+        ]
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} cannot be read: it lists the attempts of this audit. Choose another --out.") from None
     now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "verdict": report.verdict, "sentence": report.sentence}
+    target = report.evidence.get("target", Evidence())
+    if target.flagged and report.verdict != "FAIL":
+        now["exceeded"] = _flags(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audit": report.name, **now}) + "\n")
@@ -129,6 +158,9 @@ def _counted(report: Report, folder: Path) -> Report:
     if not before:
         return report
     said, reasons, verdict = f"Attempt {len(before) + 1} in this folder. {report.sentence}", report.reasons, report.verdict
+    if unsettled:
+        kept = "what its controls could not confirm is not refuted by another draw: " + "; ".join(unsettled)
+        said, reasons = f"{said} Beware: {kept}.", (*reasons, kept)
     if failed and verdict != "FAIL":
         kept = (
             f"attempt {failed} in this folder failed, and an audit that is repeated until it passes proves nothing; once the fault is "
@@ -160,29 +192,58 @@ def register(audit: Audit, folder: Path) -> str:
 
 
 def judge(evidence: Mapping[Arm, Evidence], blind: str = "") -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict and its reasons.
+    """The verdict and its reasons, the first that holds of:
 
-    INVALID: a measurement says so, the negative control was flagged, or the positive one was not although it could have been.
-    FAIL: the target was flagged. NO POWER: no bound could have passed its claim, or the audit is `blind`. PASS: none of these.
+    1. INVALID: the target's own measurement says that nothing follows from it.
+    2. FAIL: the target has alarms. They are proofs, which need no control.
+    3. INVALID: a control's measurement says that nothing follows, or the negative control was flagged.
+    4. FAIL: a bound of the target exceeds its claim, and so does the bound of the same name in the positive control, or there is none:
+       such a bound (of a run's released weights, which cannot be made without privacy) refutes at its confidence and clears nobody.
+    5. NO POWER: no bound that has its like in the positive control could have passed its claim.
+    6. INVALID: in some measure (ε, dB …) such bounds could have passed their claims, and the positive control exceeds by none of them.
+       Bounds in one measure stand for each other, those in different measures are of different secrets.
+    7. NO POWER: the audit is `blind`. PASS: none of these. It rests on the bounds that could have passed their claim and by whose name the
+       positive control exceeds; of all others the reasons say that they are no part of it.
     """
     target, positive, negative = (evidence[arm] for arm in ARMS)
-    if reasons := tuple(f"{_who(arm)}{reason}" for arm in ARMS for reason in evidence[arm].invalid):
-        return "INVALID", reasons
+    if target.invalid:
+        return "INVALID", target.invalid
+    trouble = [f"{arm} control: {reason}" for arm in ARMS[1:] for reason in evidence[arm].invalid]
     if negative.flagged:
-        return "INVALID", ("the negative control, in which there is nothing to find, was flagged: " + _flags(negative),)
-    powerful = any(bound.powerful for bound in target.bounds)
-    if not powerful and not target.alarms:
+        trouble.append("the negative control, in which there is nothing to find, was flagged: " + _flags(negative))
+    if target.alarms:
+        return "FAIL", (*target.alarms, f"this needs no control; {'; '.join(trouble)}") if trouble else (_flags(target),)
+    exceeds = (f"the target exceeded its claim, which without its controls refutes nothing: {_flags(target)}",) if target.flagged else ()
+    if trouble:
+        return "INVALID", (*trouble, *exceeds)
+    controlled = {bound.name: bound.exceeds for bound in positive.bounds}
+    if any(bound.exceeds and controlled.get(bound.name, True) for bound in target.bounds):
+        return "FAIL", (_flags(target),)
+    powerful = [bound for bound in target.bounds if bound.powerful and bound.name in controlled]
+    if not powerful:
         told = "; ".join(
             f"{b.name}: at most {_number(b.attainable)} {b.measure}, claimed {_number(b.claim)}, found {_number(b.value)}"
             for b in target.bounds
         )
         return "NO POWER", (f"whatever the system did, no bound of this audit could have passed the claim ({told or 'there is no bound'})",)
-    if powerful and not positive.flagged:
-        return "INVALID", ("the positive control, without privacy, was not flagged: this audit does not see what it should",)
-    if target.flagged:
-        return "FAIL", (_flags(target),)
-    told = "; ".join(f"{b.name}: {_number(b.value)} {b.measure}, claimed {_number(b.claim)}" for b in target.bounds)
+    seen = {bound.measure for bound in powerful if controlled[bound.name]}
+    if unseen := [bound.name for bound in powerful if bound.measure not in seen]:
+        why = f"the positive control, without privacy, was not flagged by {' or '.join(unseen)}: this audit does not see what it should"
+        return "INVALID", (why, *exceeds)
+    told = "; ".join(_told(bound, controlled.get(bound.name)) for bound in target.bounds)
     return ("NO POWER", (f"{blind} ({told})",)) if blind else ("PASS", (told,))
+
+
+def _told(bound: Bound, controlled: bool | None) -> str:
+    """What a bound that was not exceeded says, and why it says nothing where it does.
+
+    Args:
+        controlled: the positive control exceeds by the bound of this name; None: it has none.
+    """
+    why = "its own positive control did not exceed" if controlled is False else "there is no positive control of it"
+    why = "" if controlled else f", which clears nobody, for {why}"
+    why = why if bound.powerful else ", which could not have passed it"
+    return f"{bound.name}: {_number(bound.value)} {bound.measure}, claimed {_number(bound.claim)}{why}"
 
 
 def sentence(verdict: Verdict, reasons: tuple[str, ...], audit: Audit | None, target: Evidence) -> str:
@@ -215,10 +276,6 @@ def _flags(evidence: Evidence) -> str:
         f"{b.name} gives at least {_number(b.value)} {b.measure}, where {_number(b.claim)} is claimed" for b in evidence.bounds if b.exceeds
     ]
     return "; ".join([*evidence.alarms, *bounds])
-
-
-def _who(arm: Arm) -> str:
-    return "" if arm == "target" else f"{arm} control: "
 
 
 def _number(value: float) -> str:

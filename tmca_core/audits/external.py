@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -32,18 +33,16 @@ NO_POSITIVE = (
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of one arm as files have them, in their order.
+    """Scores of one arm by patient, in the order in which files name them: a coin dealt a patient, not a row.
 
     Attributes:
-        score: (n,).
+        score: (n,), the mean of a patient's rows; every row is a patient's where files name none.
         member: (n,) bool.
-        record: n names of patients; every row its own where files name none.
-        covariates: (n, k) of `names`.
+        covariates: (n, k) of `names`, means as well.
     """
 
     score: Numbers
     member: NDArray[np.bool_]
-    record: tuple[str, ...]
     covariates: Numbers
     names: tuple[str, ...]
 
@@ -53,11 +52,7 @@ class Table:
         Raises:
             AuditInvalid: scores or covariates that allow no conclusion.
         """
-        members, others = (
-            [name for name, kind in zip(self.record, self.member, strict=True) if kind == wanted] for wanted in (True, False)
-        )
-        made = Scores(self.score[self.member], self.score[~self.member], members, others)
-        made.insist()
+        made = Scores(self.score[self.member], self.score[~self.member]).insist()
         if self.names:
             insist_alike(self.covariates[self.member], self.covariates[~self.member], self.names)
         return made
@@ -66,37 +61,40 @@ class Table:
 def read_scores(path: Path) -> dict[Arm, Table]:
     """Scores by arm from one CSV file or all of a folder.
 
-    Columns: `score`; `member` (1 or 0); where there are any, `arm` (target, positive, negative), `record` (a patient's name) and
-    numeric covariates `covariate:NAME` of the distribution check.
+    Columns: `score`; `member` (1 or 0); where there are any, `arm` (target, positive, negative), `record` (a patient's name, the same in
+    all files) and numeric covariates `covariate:NAME` of the distribution check.
 
     Raises:
-        ConfigError: there is no such file, or it has no such columns.
-        AuditInvalid: a cell cannot be read.
+        ConfigError: there is no such file.
+        AuditInvalid: a file or a cell cannot be read, or a patient both took part and did not.
     """
-    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise ConfigError(f"{path}: no CSV file of scores is there. Give a file, or a folder of *.csv.")
-    rows: dict[str, list[tuple[float, bool, str, list[float]]]] = {}
+    rows: dict[str, list[_Row]] = {}
     names: tuple[str, ...] | None = None
-    for file in files:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text)
-            columns = reader.fieldnames or []
-            if not {"score", "member"} <= set(columns):
-                raise ConfigError(f"{file}: columns 'score' and 'member' are needed, found: {', '.join(columns) or 'none'}.")
-            own = tuple(name for name in columns if name.startswith(COVARIATE))
-            if names not in (None, own):
-                raise ConfigError(f"{file}: its covariates are not those of the files before it.")
-            names = own
-            for line, row in enumerate(reader, 2):
-                arm, record = row.get("arm") or "target", row.get("record") or ""
-                if arm not in get_args(Arm):
-                    raise AuditInvalid(f"{file}, line {line}: arm '{arm}' is none of target, positive and negative.")
-                numbers = [_number(row[name], file, line, name) for name in ("score", *own)]
-                rows.setdefault(arm, []).append((numbers[0], _member(row["member"], file, line), record, numbers[1:]))
+    for file in _files(path):
+        columns, found = _read(file)
+        if not {"score", "member"} <= set(columns):
+            raise AuditInvalid(f"{file}: columns 'score' and 'member' are needed, found: {', '.join(columns) or 'none'}.")
+        own = tuple(name for name in columns if name.startswith(COVARIATE))
+        if names not in (None, own):
+            raise AuditInvalid(f"{file}: its covariates are not those of the files before it.")
+        names = own
+        for line, row in found:
+            arm, place = row.get("arm") or "target", f"{file}, line {line}"
+            if arm not in get_args(Arm):
+                raise AuditInvalid(f"{place}: arm '{arm}' is none of target, positive and negative.")
+            numbers = [_number(row[name], place, name) for name in ("score", *own)]
+            rows.setdefault(arm, []).append(_Row(numbers, _member(row["member"], place), (row.get("record") or "").strip(), place))
     if "target" not in rows:
         raise AuditInvalid(f"{path}: no row is of the target.")
     return {cast(Arm, arm): _table(found, names or ()) for arm, found in rows.items()}
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file of scores; of a folder, of its files' names and digests: rows of every arm and all memberships are in it."""
+    if not path.is_dir():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in _files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def distribution_check(table: Table) -> dict[str, str]:
@@ -145,21 +143,61 @@ def as_vector(value: Any) -> Numbers:
         raise AuditInvalid(f"the step released something that is not numbers: {error}.") from None
 
 
-def _table(rows: list[tuple[float, bool, str, list[float]]], names: tuple[str, ...]) -> Table:
-    scores, members, records, covariates = zip(*rows, strict=True)
-    named = records if all(records) else tuple(str(i) for i in range(len(rows)))
-    return Table(np.array(scores), np.array(members, bool), named, np.array(covariates, float).reshape(len(rows), len(names)), names)
+@dataclass(frozen=True)
+class _Row:
+    """One row: score and covariates, and the file and line that an error names."""
+
+    numbers: list[float]
+    member: bool
+    record: str
+    place: str
 
 
-def _number(cell: str, file: Path, line: int, column: str) -> float:
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise ConfigError(f"{path}: no CSV file of scores is there. Give a file, or a folder of *.csv.")
+    return files
+
+
+def _read(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a file, and its rows with their lines."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            return reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise AuditInvalid(f"{file} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    except csv.Error as error:
+        raise AuditInvalid(f"{file} cannot be read as CSV: {error}.") from None
+
+
+def _table(rows: list[_Row], names: tuple[str, ...]) -> Table:
+    """Rows of one arm, averaged by patient."""
+    if any(row.record for row in rows) and (bare := next((row for row in rows if not row.record), None)):
+        raise AuditInvalid(f"{bare.place}: 'record' is empty and others are not. Name every row's patient, or leave the column out.")
+    patients: dict[str, list[_Row]] = {}
+    for number, row in enumerate(rows):
+        patients.setdefault(row.record or str(number), []).append(row)
+    for own in patients.values():
+        if other := next((row for row in own if row.member != own[0].member), None):
+            raise AuditInvalid(
+                f"{other.place}: 'member' is another than in the row of the same 'record' at {own[0].place}. A patient took part or did "
+                "not: mend the column, or name patients apart."
+            )
+    means = np.array([np.mean([row.numbers for row in own], 0) for own in patients.values()])
+    return Table(means[:, 0], np.array([own[0].member for own in patients.values()]), means[:, 1:], names)
+
+
+def _number(cell: str, place: str, column: str) -> float:
     try:
         return float(cell)
     except (TypeError, ValueError):
-        raise AuditInvalid(f"{file}, line {line}: '{column}' is '{cell}', which is no number.") from None
+        raise AuditInvalid(f"{place}: '{column}' is '{cell}', which is no number.") from None
 
 
-def _member(cell: str, file: Path, line: int) -> bool:
+def _member(cell: str, place: str) -> bool:
     word = (cell or "").strip().lower()
     if word not in YES | NO:
-        raise AuditInvalid(f"{file}, line {line}: 'member' is '{cell}'; give 1 for records that took part and 0 for others.")
+        raise AuditInvalid(f"{place}: 'member' is '{cell}'; give 1 for records that took part and 0 for others.")
     return word in YES

@@ -41,7 +41,8 @@ class Claim:
         accountant: that gave ε.
         source: where the claim was found, for people.
         ledger: excerpt of the ledger's charges behind it, as `tmca privacy ledger show` has them.
-        exact_mu: μ of the mechanism where it is known exactly (one step of noise multiplier σ: 1/σ); None: from ε and δ.
+        exact_mu: μ of the mechanism where it is known exactly (one step of noise multiplier σ: 1/σ); None: it need not be
+            Gaussian, and what others state as (ε, δ) is held against ε alone.
         reservation: what the claim lacks to be believed, a clause for the verdict; empty: nothing.
     """
 
@@ -57,7 +58,7 @@ class Claim:
 
     @cached_property
     def mu(self) -> float:
-        """μ of the Gaussian mechanism with this ε at this δ."""
+        """μ of the Gaussian mechanism with this ε at this δ: what a claim on Gaussian noise comes to, and nothing that another promises."""
         from tmca_core.audits.bounds import mu_of_epsilon
 
         return mu_of_epsilon(self.epsilon, self.delta) if self.exact_mu is None else self.exact_mu

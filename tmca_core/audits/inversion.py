@@ -10,7 +10,7 @@ import typer
 
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Evidence
 from tmca_core.audits.subjects import REMADE, ConfigFile, RunFolder, Settings, prepared
-from tmca_core.errors import AuditInvalid
+from tmca_core.errors import NotApplicable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +101,7 @@ def inversion(
         claim,
         0.0,
         {
+            **subject.identity,
             "network": "glass: two convolutions, a dense layer with the mean word, a dense layer to the mask",
             "film_side": side,
             "iterations": iterations,
@@ -121,7 +122,7 @@ def setting_of(subject: Subject) -> Setting:
     config = subject.config
     noise = min((mechanism.noise_multiplier for mechanism in subject.mechanisms.values()), default=0.0)
     if subject.arm != "federation":
-        raise AuditInvalid("the run trains in one place and sends no update: there is nothing to invert.")
+        raise NotApplicable("the run trains in one place and sends no update: there is nothing to invert.")
     cases = len(subject.sites) if config.federation.secure else 1
     return Setting(noise, min(cases, SEVERAL), compression=config.federation.compression)
 

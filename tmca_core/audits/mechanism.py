@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from tmca_core.config import Config
 
 QUIET = 1e-3  # noise of the positive control, in parts of the noise claimed
+MOST_NUMBERS = 4_000_000  # of a network whose own noise is tested beside the small one's: ten seconds and half a gigabyte
 
 
 @AUDITS.register("mechanism")
 def mechanism(
     run: Annotated[Path | None, typer.Option(help="A run's folder: its configuration and noise are audited.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (TOML) to audit, in the place of a run.")] = None,
-    noise: Annotated[float, typer.Option(help="σ that is claimed; 0: as the configuration says, else 1.")] = 0.0,
+    noise: Annotated[float, typer.Option(min=0, help="σ that is claimed; 0: as run or configuration say, else 1.")] = 0.0,
     delta: Annotated[float, typer.Option(help="δ at which ε is stated.")] = 1e-5,
     epsilon: Annotated[float, typer.Option(help="ε that is claimed for somebody else's step or scores; 0: by σ.")] = 0.0,
     runs: Annotated[int, typer.Option(min=2, help="One-step runs with the canary, and as many without.")] = 1000,
@@ -39,7 +40,9 @@ def mechanism(
     clip: Annotated[float, typer.Option(min=0, help="The clipping norm in the units of that step's releases; 0: not known.")] = 0.0,
     scores: Annotated[Path | None, typer.Option(help="Somebody else's scores: a CSV file, or a folder of them.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Fixed threshold of those scores; else half of them choose it.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting; may be repeated.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting; of a run only one that changes no result, e.g. data.manifest.")
+    ] = None,
 ) -> Audit:
     """Thousands of one-step runs with and without a canary: is it hidden as well as the noise claims, and is the noise fresh and full?"""
     if not 0 < beta < 1:
@@ -56,28 +59,34 @@ def mechanism(
         if scores:
             return of_scores(scores, claim, beta=beta, threshold=threshold)
         return of_step(load_step(step), claim, runs=runs, beta=beta, quiet=load_step(quiet) if quiet else None, clip=clip, name=step)
-    settings, sigma = _settings(run, config, noise, assignments)
-    audit = of_configuration(settings, sigma, delta=settings.privacy.delta if run or config else delta, runs=runs, beta=beta, whole=whole)
-    return replace(audit, scope=REMADE) if run else audit
+    settings, sigma, identity = _settings(run, config, noise, assignments)
+    stated = settings.privacy.delta if run or config else delta
+    audit = of_configuration(settings, sigma, delta=stated, runs=runs, beta=beta, whole=whole, named=bool(run or config))
+    return replace(audit, registered={**identity, **audit.registered}, scope=REMADE if run else "")
 
 
-def of_configuration(config: Config, noise_multiplier: float, *, delta: float, runs: int, beta: float, whole: bool = False) -> Audit:
+def of_configuration(
+    config: Config, noise_multiplier: float, *, delta: float, runs: int, beta: float, whole: bool = False, named: bool = False
+) -> Audit:
     """The audit of the shipped step.
 
     Args:
         config: loss, engine, chunk, views and data are taken from it; the network too where `whole`.
         noise_multiplier: σ, claimed and set.
+        named: somebody asked for this configuration: the noise of its own network's tensors is tested as well.
     """
     from tmca_core.audits.canaries import BOUND, CONTROL, QUESTION, SIZE, THREAT, enough
 
     claim = claims.of_one_step(noise_multiplier, delta)
-    subject = _Subject(config, claim, noise_multiplier, runs, beta, whole, enough(claim.mu, BOUND * beta, runs))
+    both = named and not whole
+    subject = _Subject(config, claim, noise_multiplier, runs, beta, whole, both, enough(claim.mu, BOUND * beta, runs))
     registered: dict[str, Fixed] = {
         "runs_each": runs,
         "control_runs_each": subject.control_runs,
         "threshold": "half a clip above the sum without the canary, along the canary's trace",
         "noise_multiplier": noise_multiplier,
         "network": config.network.name if whole else "small",
+        "noise_size_tested_on": f"small, and {config.network.name} up to {MOST_NUMBERS} numbers" if both else "these releases",
         "share_of_error_bound": BOUND,
         "share_of_error_noise_size": SIZE,
         "share_of_error_negative_control": CONTROL,
@@ -88,9 +97,11 @@ def of_configuration(config: Config, noise_multiplier: float, *, delta: float, r
 class _Subject:
     """The shipped step with its loudest canary; made when first measured, for all arms together."""
 
-    def __init__(self, config: Config, claim: Claim, sigma: float, runs: int, beta: float, whole: bool, control_runs: int) -> None:
+    def __init__(
+        self, config: Config, claim: Claim, sigma: float, runs: int, beta: float, whole: bool, both: bool, control_runs: int
+    ) -> None:
         self.config, self.claim, self.sigma, self.runs, self.beta, self.whole = config, claim, sigma, runs, beta, whole
-        self.control_runs = control_runs
+        self.both, self.control_runs = both, control_runs
         self.material = cache(self._material)
 
     def _material(self) -> tuple[Callable[[bool, float], Numbers], Test, float, list[tuple[str, int]]]:
@@ -133,40 +144,63 @@ class _Subject:
             scores = canaries.run(lambda member: release(False, self.sigma), test, self.control_runs)
             return Evidence((canaries.bound(scores, test.threshold, 0.0, canaries.CONTROL * self.beta),), scores=scores)
         plain = partial(release, False, self.sigma)
-        alarms = [*self._declared(), *canaries.beyond(trace)]
-        if (again := repeats.repeated(plain)) or (again := repeats.too_small(plain, self.sigma, sizes, canaries.SIZE * self.beta)):
+        error = canaries.SIZE * self.beta / (2 if self.both else 1)
+        configured, told = self._configured(error)
+        alarms = [*configured, *canaries.beyond(trace)]
+        if (again := repeats.repeated(plain)) or (again := repeats.too_small(plain, self.sigma, sizes, error)):
             alarms.append(again)
         scores = canaries.run(lambda member: release(member, self.sigma), test, self.runs)
         bound = canaries.bound(scores, test.threshold, self.claim.mu, canaries.BOUND * self.beta)
-        return Evidence(
-            (bound,), tuple(alarms), scores=scores, figures=canaries.figures(bound.value, self.claim, trace, len(test.direction))
-        )
+        told |= canaries.figures(bound.value, self.claim, trace, len(test.direction))
+        return Evidence((bound,), tuple(alarms), scores=scores, figures=told)
 
-    def _declared(self) -> tuple[str, ...]:
-        """Alarms of the configured network and loss themselves, on its own data."""
+    def _configured(self, error: float) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Alarms of the configured network and loss themselves, on its own data; where it was named of its noise too, and what was done."""
+        from tmca_core.audits import repeats
         from tmca_core.audits.sensitivity import declared
         from tmca_core.audits.shipped import adversaries, shipped_step
 
         step = shipped_step(self.config, small=False)
-        return declared(step, next(iter(adversaries(step.others).values())))
+        alarms, numbers = declared(step, next(iter(adversaries(step.others).values()))), sum(step.sizes.values())
+        if not self.both:
+            return alarms, {}
+        what = f"noise of the network '{self.config.network.name}'"
+        if numbers > MOST_NUMBERS:
+            return alarms, {what: f"NOT TESTED: {numbers} numbers are more than {MOST_NUMBERS}; --whole tests them, and takes long"}
+        plain = partial(step.released, step.others, self.sigma)
+        small = repeats.too_small(plain, self.sigma, list(step.sizes.items()), error)
+        told = {what: f"tested in {repeats.DRAWS} releases, on each of {len(step.sizes)} tensors"}
+        return ((*alarms, f"in the network '{self.config.network.name}' {small}") if small else alarms), told
 
 
-def _settings(run: Path | None, config: Path | None, noise: float, assignments: list[str] | None) -> tuple[Config, float]:
-    """The configuration, and σ: of the option, of the configuration, or of the noise that its target asks for."""
+def _settings(
+    run: Path | None, config: Path | None, noise: float, assignments: list[str] | None
+) -> tuple[Config, float, Mapping[str, str]]:
+    """The configuration, σ (of the option, of the configuration, or of the noise that its target asks for), and digests of what is audited.
+
+    Raises:
+        ConfigError: the option names another σ than the run's.
+    """
     from tmca_core.audits.sensitivity import configured
 
-    settings, claim = configured(run, config, [*(QUICK if not (run or config) else ()), *(assignments or [])])
-    if noise > 0:
-        return settings, noise
-    if run and not settings.privacy.enabled:
-        raise AuditInvalid(f"{claim.source}: there is no noise in its step, so there is no mechanism to audit. Say --noise to try one.")
+    settings, _, identity = configured(run, config, [*(QUICK if not (run or config) else ()), *(assignments or [])], noise)
+    own = _noise_of(settings) if run or not noise else noise
+    if noise and not math.isclose(noise, own):
+        raise ConfigError(
+            f"--noise {noise:g}: {run} trained with σ = {own:g}, and a run is audited as it was made. Leave out --noise, or --run."
+        )
+    return settings, own, identity
+
+
+def _noise_of(settings: Config) -> float:
+    """A configuration's σ, the least of its sites; 1 of the shipped step where nobody said."""
     if settings.privacy.noise_multiplier:
-        return settings, settings.privacy.noise_multiplier
+        return settings.privacy.noise_multiplier
     if settings.privacy.target_epsilon:
         from tmca_core.privacy.planning import mechanism_of, training_patients
 
-        return settings, min(mechanism_of(settings, len(ids)).noise_multiplier for ids in training_patients(settings).values())
-    return settings, 1.0
+        return min(mechanism_of(settings, len(ids)).noise_multiplier for ids in training_patients(settings).values())
+    return 1.0
 
 
 QUICK = ("data.image_size=32", "phantom.sites=1", "phantom.cases=12", "network.width=16", "network.heads=2")

@@ -83,6 +83,7 @@ def membership(
         claim,
         beta,
         {
+            **subject.identity,
             "patients": len(patients),
             "reference_models": references,
             "guesses": guesses,
@@ -163,7 +164,7 @@ def observe(subject: Subject, pool: dict[str, CaseTensors], patients: list[str],
     everyone = concatenate([pool[site] for site in sorted(pool)])
     place = {name: i for i, name in enumerate(patients)}
     patient = np.array([place[key(case.site, case.patient_id)] for case in everyone.cases])
-    rounds = subject.config.federation.rounds
+    rounds = subject.rounds
     kept = {round(rounds * (k + 1) / ROUNDS) for k in range(ROUNDS)} - {0} if subject.arm == "federation" else set()
     seen, coins = [], fair_coins(models, len(patients))
     for inside in coins:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import replace
 from functools import cache
@@ -13,8 +12,8 @@ import numpy as np
 import typer
 
 from tmca_core.audits import claims
-from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for
-from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence, Fixed
+from tmca_core.audits.guesses import CONTROL, as_if_gaussian, attainable, bounds, guesses_for, right, undecided
+from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence, Fixed
 from tmca_core.audits.membership import PLAIN
 from tmca_core.audits.scores import FEWEST, Scores, dealt_anew
 from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
@@ -48,6 +47,7 @@ def one_run(
     scores: Annotated[Path | None, typer.Option(help="Somebody else's scores of canaries: a CSV file, or a folder of them.")] = None,
     epsilon: Held = 0.0,
     delta: Annotated[float, typer.Option(help="δ that goes with --epsilon for somebody else's scores.")] = 1e-5,
+    gaussian: Annotated[bool, typer.Option("--gaussian", help="Their noise is known to be Gaussian: bound f-DP as well.")] = False,
     beta: Beta = 0.05,
     assignments: Settings = None,
 ) -> Audit:
@@ -57,7 +57,10 @@ def one_run(
             raise ConfigError("give --scores, or a training (--run, --config, --set), not both.")
         if not 0 < beta < 1:
             raise ConfigError(f"--beta {beta:g}: an error probability lies between 0 and 1.")
-        return of_scores(scores, claims.of_epsilon(epsilon or float("inf"), delta), guesses=guesses, beta=beta)
+        claim = claims.of_epsilon(epsilon or float("inf"), delta)
+        return of_scores(scores, replace(claim, exact_mu=claim.mu) if gaussian else claim, guesses=guesses, beta=beta)
+    if gaussian:
+        raise ConfigError("--gaussian goes with --scores: the project's own noise is Gaussian anyway.")
     if canaries < 2 * FEWEST:
         raise AuditInvalid(f"{canaries} canaries are too few: about half take part, and {FEWEST} of either kind are needed at least.")
     wanted = tuple(kind.strip() for kind in kinds.split(","))
@@ -77,10 +80,11 @@ def one_run(
         bare = arm == "positive" and bool(subject.mechanisms)
         found, kinds = told_apart(subject.with_values(PLAIN), made()) if bare else target()
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
-        return Evidence(bounds(found, count, claim, beta, limit=limit), scores=found, figures=_figures(found, kinds, count, claim, beta))
+        return _evidence(found, count, bounds(found, count, claim, beta, limit=limit), _figures(found, kinds, count, claim, beta))
 
     seen = "the released model" + ("" if subject.hidden else " and every site's model in the last rounds")
     registered: dict[str, Fixed] = {
+        **subject.identity,
         "canaries": canaries,
         "kinds": ", ".join(wanted),
         "guesses": count,
@@ -98,38 +102,42 @@ def one_run(
 def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
     """The audit of canaries' scores from files, whose memberships were dealt by independent fair coins.
 
+    Args:
+        claim: with an `exact_mu` where the noise is known to be Gaussian; otherwise f-DP is told and holds nothing against it.
+
     Raises:
         ConfigError: no such files, or more guesses than canaries.
         AuditInvalid: scores from which nothing follows.
     """
-    from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, distribution_check, read_scores
+    from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, digest, distribution_check, read_scores
 
     tables = read_scores(path)
     made = {arm: table.scores() for arm, table in tables.items()}
     target = made["target"]
     canaries = len(target.members) + len(target.others)
-    count = guesses or guesses_for(canaries, claim, beta)
+    gaussian = claim.exact_mu is not None
+    count = guesses or guesses_for(canaries, claim, beta, gaussian=gaussian)
     if count > canaries:
         raise ConfigError(f"--guesses {count} is more than the {canaries} canaries of {path}.")
 
     def measure(arm: Arm) -> Evidence:
         if arm == "negative":
             dealt = made.get(arm) or dealt_anew(target)
-            return Evidence(bounds(dealt, count, claim, CONTROL * beta, limit=0.0), scores=dealt)
+            return Evidence(bounds(dealt, count, claim, CONTROL * beta, limit=0.0, gaussian=gaussian), scores=dealt)
         scores = target
         if arm == "positive":
             scores = made.get(arm) or Scores(np.ones(len(target.members)), np.zeros(len(target.others)))
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
-        told = _figures(scores, {}, count, claim, beta) | distribution_check(tables["target"])
-        return Evidence(bounds(scores, count, claim, beta, limit=limit), scores=scores, figures=told)
+        told = _figures(scores, {}, count, claim, beta, gaussian=gaussian) | distribution_check(tables["target"])
+        return _evidence(scores, count, bounds(scores, count, claim, beta, limit=limit, gaussian=gaussian), told)
 
     registered: dict[str, Fixed] = {
         "scores": path.name,
-        "scores_sha256": hashlib.sha256(target.members.tobytes() + target.others.tobytes()).hexdigest(),
+        "scores_sha256": digest(path),
         "canaries": canaries,
         "guesses": count,
         "threshold": f"the {-(-count // 2)} highest scores took part, the {count // 2} lowest did not",
-        "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta)), 6),
+        "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta, gaussian=gaussian)), 6),
         "positive_control": "from the files" if "positive" in made else NO_CONTROL,
         "negative_control": "from the files" if "negative" in made else "membership dealt anew by independent coins",
         "share_of_error_negative_control": CONTROL,
@@ -205,7 +213,7 @@ def told_apart(subject: Subject, canaries: dict[str, CaseTensors]) -> tuple[Scor
     data = {site: concatenate([found.train, taken[site]]) if site in taken else found.train for site, found in subject.sites.items()}
     before = signals(subject, subject.start, everyone)[:, 0]
     falls: list[Numbers] = []
-    rounds = subject.config.federation.rounds
+    rounds = subject.rounds
     for sight in rehearse(subject, data):
         if sight.round > rounds - ROUNDS and not subject.hidden:
             falls.append(watched(subject, sight.released, sight.sites, everyone)[:, 0] - before)
@@ -238,12 +246,20 @@ def log_odds(values: Numbers) -> Numbers:
     return odds
 
 
-def _figures(scores: Scores, kinds: dict[str, Scores], guesses: int, claim: Claim, beta: float) -> dict[str, Any]:
-    from tmca_core.audits.guesses import right
+def _evidence(scores: Scores, guesses: int, found: tuple[Bound, ...], told: dict[str, Any]) -> Evidence:
+    """Scores that are tied where guesses end may refute a claim, for lots know nothing; they may not pass it."""
+    flagged = any(bound.exceeds for bound in found)
+    return Evidence(found, invalid=() if flagged else undecided(scores, guesses), scores=scores, figures=told)
 
+
+def _figures(scores: Scores, kinds: dict[str, Scores], guesses: int, claim: Claim, beta: float, *, gaussian: bool = True) -> dict[str, Any]:
     canaries = len(scores.members) + len(scores.others)
+    guesses = min(guesses, canaries)
     found: dict[str, Any] = {"right guesses": f"{right(scores, guesses)} of {guesses}, on {canaries} canaries"}
-    found["largest ε that could be found, Steinke and f-DP"] = list(attainable(canaries, guesses, claim.delta, beta))
+    which = "Steinke and f-DP" if gaussian else "Steinke"
+    found[f"largest ε that could be found, {which}"] = list(attainable(canaries, guesses, claim.delta, beta, gaussian=gaussian))
+    if not gaussian:
+        found["for information, ε by f-DP if the noise were Gaussian, at least"] = as_if_gaussian(scores, guesses, claim, beta)
     for kind, part in kinds.items():
         if len(part.members) and len(part.others):
             found[f"AUC of {kind} canaries"] = part.auc

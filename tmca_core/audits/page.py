@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from tmca_core import __version__
-from tmca_core.audits.conduct import ARMS, Report
+from tmca_core.audits.conduct import Report
 from tmca_core.audits.interface import EXIT_CODES, Evidence, Verdict
 from tmca_core.audits.roc import roc_chart
 from tmca_core.run import write_atomically
@@ -37,7 +37,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
         "schema": 1,
         "audit": "all",
         "verdict": verdict,
-        "sentence": " ".join([*said, *([told_only_sentence(silent)] if silent else [])]),
+        "sentence": " ".join([*said, *silent_sentences(reports)]),
         "claim": next((report.audit.claim.to_json() for report in reports if report.audit), {}),
         "bounds": [{"audit": r.name, **b.to_json()} for r in reports for b in r.evidence.get("target", Evidence()).bounds],
         "controls": {report.name: report.to_json()["controls"] for report in reports},
@@ -53,14 +53,20 @@ def worst(reports: Sequence[Report]) -> Verdict:
 
 
 def told_only(reports: Sequence[Report]) -> list[str]:
-    """Audits that are told and do not decide over the others: they hold nothing against a promise. Where all are such, none is."""
-    found = [report.name for report in reports if report.audit and report.audit.informs_only and report.verdict != "FAIL"]
-    return found if len(found) < len(reports) else []
+    """Audits that are told and do not decide over the others: those that the configuration does not allow, and those that hold nothing
+    against a promise. Where none is left to decide, the latter do; where no audit applies, all do, and the verdict is INVALID."""
+    absent = [report.name for report in reports if not report.applies and report.verdict != "FAIL"]
+    free = [report.name for report in reports if report.audit and report.audit.informs_only and report.verdict != "FAIL"]
+    return next((silent for silent in ([*absent, *free], absent) if len(silent) < len(reports)), [])
 
 
-def told_only_sentence(names: Sequence[str]) -> str:
-    """What the page and the sentence of several audits say of them."""
-    return f"Told without a say in this verdict, for nothing is promised that it could be held against: {', '.join(names)}."
+def silent_sentences(reports: Sequence[Report]) -> list[str]:
+    """What the page and the sentence of several audits say of those that do not decide."""
+    silent = [report for report in reports if report.name in told_only(reports)]
+    free, absent = (", ".join(report.name for report in silent if report.applies == applies) for applies in (True, False))
+    said = f"Told without a say in this verdict, for nothing is promised that it could be held against: {free}."
+    no_say = f"Without a say in this verdict, for there is nothing of the kind in this configuration: {absent}."
+    return [*([said] if free else []), *([no_say] if absent else [])]
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -77,7 +83,7 @@ def render(reports: Sequence[Report]) -> str:
         exit_codes=EXIT_CODES,
         reports=[(report, _sections(report)) for report in reports],
         most_ledger=MOST_LEDGER,
-        silent=told_only_sentence(silent) if (silent := told_only(reports)) else "",
+        silent=silent_sentences(reports),
     )
 
 
@@ -85,7 +91,7 @@ def _sections(report: Report) -> dict[str, Any]:
     target, audit = report.evidence.get("target", Evidence()), report.audit
     return {
         "target": target,
-        "controls": [(arm, report.evidence[arm]) for arm in ARMS[1:] if arm in report.evidence],
+        "controls": report.to_json()["controls"],
         "roc": roc_chart(target.scores, audit.claim) if audit and target.scores else "",
         "scores": target.scores.summary() if target.scores else {},
     }

@@ -7,6 +7,8 @@ what is released here are the auditor's own trainings, on data that the auditor 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tmca_core.algorithms import ALGORITHMS, EXTRA
+from tmca_core.audits.claims import DEPLOYED
 from tmca_core.cases.case import CaseTensors
 from tmca_core.cases.sites import SiteData, load_sites
 from tmca_core.compression import COMPRESSIONS
@@ -30,7 +33,7 @@ from tmca_core.privacy.training import fit_privately
 from tmca_core.run import Run
 from tmca_core.seeds import numpy_rng, torch_rng
 from tmca_core.text.features import TextPipeline
-from tmca_core.training.centralised import build_pipeline, concatenate, keep_data
+from tmca_core.training.centralised import build_pipeline, concatenate, content_digest, keep_data
 from tmca_core.training.device import set_threads
 from tmca_core.training.loop import fit
 from tmca_core.training.rules import LocalRule
@@ -38,6 +41,7 @@ from tmca_core.training.state import TrainState
 
 CPU = torch.device("cpu")
 FEDERATION = "federation"
+CANNOT = "the run's training cannot be made again"
 
 Weights = dict[str, Tensor]
 
@@ -55,6 +59,8 @@ class Subject:
         pipeline: of its reports.
         mechanisms: σ, q and b by place of training as the run has them, so that the run's ε is that of every training made here,
             whoever is left out of it; {} without privacy.
+        rounds: that are made; fewer than `config.federation.rounds`, which the learning rate follows, where the run stopped early.
+        identity: digests of the configuration and of the data, for what an audit fixes beforehand.
     """
 
     config: Config
@@ -64,6 +70,8 @@ class Subject:
     start: Weights
     pipeline: TextPipeline
     mechanisms: Mapping[str, Mechanism]
+    rounds: int
+    identity: Mapping[str, str]
 
     @property
     def hidden(self) -> bool:
@@ -73,7 +81,8 @@ class Subject:
     def with_values(self, values: Mapping[str, object]) -> Subject:
         """The same training with other settings; `privacy.enabled` may be turned off, not on."""
         config = self.config.with_values(values)
-        return replace(self, config=config, mechanisms=self.mechanisms if config.privacy.enabled else {})
+        rounds = min(self.rounds, config.federation.rounds)
+        return replace(self, config=config, mechanisms=self.mechanisms if config.privacy.enabled else {}, rounds=rounds)
 
 
 @dataclass(frozen=True)
@@ -105,29 +114,24 @@ def subject_of(run: Path | None, config: Config) -> Subject:
     """Everything that is needed to train as a run did.
 
     Args:
-        run: its folder, whose splits and digests of data must be those of the data found; None: there is none to hold them against.
+        run: its folder, held against configuration and data as `material_of` does; None: there is none.
 
     Raises:
-        AuditInvalid: the data are not there, are others than the run stood on, or the run's training cannot be made again.
+        AuditInvalid: the folder is not whole, the data are others than the run stood on, or its training cannot be made again.
     """
-    config = config.with_values({"training.device": "cpu"})
     if config.central.enabled:
         raise AuditInvalid("hospital-level noise (central.enabled) protects hospitals: a patient's membership is not what it promises.")
     if config.scenario.poison:
         raise AuditInvalid("the run had poisoned sites (scenario.poison): training made again says nothing about an honest one.")
+    found = material_of(run, config)
+    config = config.with_values({"training.device": "cpu"})
+    sites, network = found.sites, found.network
     try:
         summary = Run(run).read_json("run.json") if run else {}
-        sites = load_sites(config)
-        if run and Run(run).read_json("data.json"):
-            keep_data(Run(run), sites)  # which compares, since there is one
         arm = str(summary["arm"]) if summary.get("engine") == "centralised" else FEDERATION
         sites = {name: site for name, site in sites.items() if not arm.startswith("local:") or arm == f"local:{name}"}
         if not sites:
             raise AuditInvalid(f"the data hold no site of the run's arm '{arm}'.")
-        set_threads(config.training)
-        network = build_network(config)
-        if run:
-            _insist_on_checkpoint(Run(run), network)
         mechanisms = {}
         if config.privacy.enabled:
             counts = {name: site.train.patients for name, site in sites.items()}
@@ -137,27 +141,88 @@ def subject_of(run: Path | None, config: Config) -> Subject:
     except AuditInvalid:
         raise
     except (TmcaError, OSError, ValueError) as error:
-        raise AuditInvalid(f"the run's training cannot be made again: {error}") from None
+        raise AuditInvalid(f"{CANNOT}: {error}") from None
     start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return Subject(config, sites, arm, network, start, build_pipeline(network, config), mechanisms)
+    return Subject(config, sites, arm, network, start, build_pipeline(network, config), mechanisms, found.rounds, found.identity)
 
 
-def _insist_on_checkpoint(run: Run, network: Network) -> None:
-    """A run that released a model has its last checkpoint, and the configuration's network is that model's.
+@dataclass(frozen=True)
+class Material:
+    """What a run stands on, or would by its configuration; sites, network, rounds and identity as `Subject` has them."""
+
+    sites: Mapping[str, SiteData]
+    network: Network
+    rounds: int
+    identity: Mapping[str, str]
+
+
+def material_of(run: Path | None, config: Config) -> Material:
+    """The data and the network that a configuration names.
+
+    Args:
+        run: its folder, which must hold splits.json and data.json of these very data, and the checkpoints that run.json speaks of, of
+            this network. A server between hospitals has no such files, for it holds no data: the claim says so. Nothing is written into
+            it. None: there is none.
 
     Raises:
-        AuditInvalid: there is none, or it is of another network.
-        WeightsError: it is damaged.
+        AuditInvalid: one of these is missing or another, or the data are not there.
     """
-    last, known = run.last_checkpoint(), network.state_dict()
-    if last is None:
+    settings = config.with_values({"training.device": "cpu"})
+    try:
+        sites = load_sites(settings)
+        if run and Run(run).read_json("run.json").get("engine") != DEPLOYED:
+            for name in ("splits.json", "data.json"):
+                _insist_on(Run(run), name)
+            keep_data(Run(run), sites)  # which compares, since both are there
+        set_threads(settings.training)
+        network = build_network(settings)
+        rounds = _rounds_made(Run(run), settings, network) if run else settings.federation.rounds
+    except AuditInvalid:
+        raise
+    except (TmcaError, OSError, ValueError) as error:
+        raise AuditInvalid(f"{CANNOT}: {error}") from None
+    data = json.dumps({name: content_digest(site) for name, site in sites.items()}, sort_keys=True)
+    identity = {"configuration_sha256": config.digest(), "data_sha256": hashlib.sha256(data.encode()).hexdigest()}
+    return Material(sites, network, rounds, identity)
+
+
+def _insist_on(run: Run, name: str) -> None:
+    held = run.read_json(name)
+    if not isinstance(held, dict) or not held:
+        raise AuditInvalid(
+            f"{run.folder} has no {name} that says which data the run stood on, so these need not be they. Give the whole folder that "
+            "`tmca simulate` or `tmca train` wrote."
+        )
+
+
+def _rounds_made(run: Run, config: Config, network: Network) -> int:
+    """How many rounds a run made, as run.json says: all, or those before it stopped early.
+
+    Raises:
+        AuditInvalid: the last checkpoint is of another round or network, or the model that was tested is not there.
+        WeightsError: a checkpoint is damaged.
+    """
+    summary, last, known = run.read_json("run.json"), run.last_checkpoint(), network.state_dict()
+    stopped, tested = summary.get("stopped_early"), summary.get("tested_round")
+    made = config.federation.rounds if stopped is None else stopped
+    if last is None or last.round == 0:
         raise AuditInvalid(f"{run.folder} has no checkpoint: no model is known to have come of it, so there is nothing that could leak.")
+    if last.round != made:
+        raise AuditInvalid(
+            f"{run.folder}: by run.json {made} rounds were made, and the last checkpoint is of round {last.round}: what was trained, and "
+            "at what cost in privacy, does not hold together. Give the whole folder of a run that ended."
+        )
+    if tested is not None and tested not in [int(folder.name.removeprefix("round-")) for folder in run.checkpoints()]:
+        raise AuditInvalid(
+            f"{run.folder}: by run.json the model of round {tested} was tested and released, and its checkpoint is not there."
+        )
     if wrong := [name for name, tensor in last.weights.items() if name not in known or known[name].shape != tensor.shape]:
         raise AuditInvalid(f"the checkpoint of round {last.round} is of another network than config.toml's: '{wrong[0]}' does not fit.")
+    return last.round
 
 
 def rehearse(subject: Subject, data: Mapping[str, CaseTensors]) -> Iterator[Sight]:
-    """Train on `data` by site, a round at a time; between rounds the network may be used and left in any state.
+    """Train on `data` by site, as many rounds as the run made; between rounds the network may be used and left in any state.
 
     Sites without a case do not take part.
     """
@@ -169,9 +234,9 @@ def rehearse(subject: Subject, data: Mapping[str, CaseTensors]) -> Iterator[Sigh
 
 
 def _in_one_place(subject: Subject, data: CaseTensors) -> Iterator[Sight]:
-    config, network, state = subject.config, subject.network, None
+    network, state = subject.network, None
     own = subject.start
-    for round in range(1, config.federation.rounds + 1):
+    for round in range(1, subject.rounds + 1):
         network.load_state_dict(own)
         state = _train(subject, data, round, subject.arm, state, None, average=True)
         own = _copied(network.state_dict())
@@ -187,7 +252,7 @@ def _federated(subject: Subject, data: Mapping[str, CaseTensors]) -> Iterator[Si
     own = [name for name, role in roles(network).items() if role == "personal"]
     memories = {site: _Memory() for site in data}
     worth = {site: _weight(config, cases) for site, cases in data.items()}
-    for round in range(1, config.federation.rounds + 1):
+    for round in range(1, subject.rounds + 1):
         fold.begin(sum(worth.values()))
         extras = {name.removeprefix(EXTRA): tensor for name, tensor in fold.broadcast().items()}
         seen: dict[str, Weights] = {}

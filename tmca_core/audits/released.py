@@ -57,8 +57,8 @@ def told_apart(run: Path, subject: Subject) -> Scores:
 
     found = Run(run)
     tested = found.read_json("run.json").get("tested_round")
-    last = found.last_checkpoint() if tested is None else found.checkpoint(int(tested))
-    assert last is not None  # `subject_of` insists on one
+    last = found.last_checkpoint() if tested is None else found.checkpoint(tested)
+    assert last is not None  # `subject_of` insists on one, and on the tested one
     weights = subject.start | last.weights
     rng = np.random.default_rng(secrets.randbits(128))
     values: tuple[list[Numbers], list[Numbers]] = ([], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,15 @@ class Scores:
         return self
 
     @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(n₁ + n₀,) indices of members, then others, from the lowest score to the highest; ties by lot, drawn once for these scores.
+
+        The lots are of the operating system, so they know nothing of the coins that dealt membership.
+        """
+        pooled = np.concatenate([self.members, self.others])
+        return np.lexsort((np.random.default_rng(secrets.randbits(128)).random(len(pooled)), pooled))
+
+    @cached_property
     def auc(self) -> float:
         """Probability that a member scores higher than a non-member, ties counting half."""
         return area(self.members, self.others)
@@ -107,13 +117,21 @@ def area(members: Numbers, others: Numbers) -> float:
 
 
 def dealt_anew(scores: Scores) -> Scores:
-    """The negative control of any scores: every record's membership by a coin of its own, independent of what was trained on."""
-    import secrets
+    """The negative control of any scores: every patient's membership by a coin of its own, independent of what was trained on.
 
+    Where all coins fall alike they are thrown again: a control needs both kinds.
+
+    Raises:
+        AuditInvalid: there is one patient only.
+    """
     pooled = np.concatenate([scores.members, scores.others])
     groups = [*(scores.member_groups or ()), *(scores.other_groups or ())]
     names = groups or [str(i) for i in range(len(pooled))]
-    coin = {name: secrets.randbelow(2) for name in dict.fromkeys(names)}
+    if len(set(names)) < 2:
+        raise AuditInvalid("the scores are of one patient: there is no dealing memberships anew, and so no negative control.")
+    coin: dict[str, int] = {}
+    while len(set(coin.values())) < 2:
+        coin = {name: secrets.randbelow(2) for name in dict.fromkeys(names)}
     chosen = np.array([coin[name] for name in names], bool)
     kept = [name for name, keep in zip(names, chosen, strict=True) if keep], [n for n, keep in zip(names, chosen, strict=True) if not keep]
     return Scores(pooled[chosen], pooled[~chosen], kept[0] if groups else None, kept[1] if groups else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,8 @@ import numpy as np
 import typer
 
 from tmca_core.audits import claims
-from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Evidence
-from tmca_core.audits.subjects import REMADE
+from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence
+from tmca_core.audits.subjects import REMADE, elsewhere
 
 if TYPE_CHECKING:
     from tmca_core.audits.shipped import Shipped
@@ -24,7 +25,10 @@ ONE_OFF = 1e-3  # relative error of one case's gradient, or coupling of cases, t
 
 RunFolder = Annotated[Path | None, typer.Option(help="A run's folder: its configuration is audited.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="Configuration (TOML) to audit, in the place of a run.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, e.g. privacy.clip=0.5; may be repeated.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, e.g. privacy.clip=0.5; of a run only one that changes no result, e.g. data.manifest."),
+]
 
 
 @AUDITS.register("sensitivity")
@@ -32,7 +36,7 @@ def sensitivity(run: RunFolder = None, config: ConfigFile = None, assignments: S
     """Remove and exchange one patient in a real step, with records made to do harm: is the sum moved by more than was accounted?"""
     from tmca_core.audits.shipped import shipped_step
 
-    settings, claim = configured(run, config, assignments)
+    settings, claim, identity = configured(run, config, assignments)
     shipped = cache(lambda: shipped_step(settings, small=False))
     return Audit(
         name="sensitivity",
@@ -43,6 +47,7 @@ def sensitivity(run: RunFolder = None, config: ConfigFile = None, assignments: S
         claim=claim,
         beta=0.0,
         registered={
+            **identity,
             "network": settings.network.name,
             "clip": settings.privacy.clip,
             "slack": SLACK,
@@ -53,32 +58,34 @@ def sensitivity(run: RunFolder = None, config: ConfigFile = None, assignments: S
     )
 
 
-def configured(run: Path | None, config: Path | None, assignments: list[str] | None) -> tuple[Config, Any]:
-    """The configuration to audit and the claim that goes with it: of a run, of a file, or of the phantom with settings.
+def configured(
+    run: Path | None, config: Path | None, assignments: list[str] | None, noise: float = 0.0
+) -> tuple[Config, Claim, Mapping[str, str]]:
+    """The configuration to audit, the claim that goes with it, and digests of it and its data: of a run, of a file, or of the phantom.
+
+    Args:
+        noise: σ that is claimed of a configuration's step whatever it says itself; 0: none is.
 
     Raises:
-        ConfigError: both a run and a file are given.
-        AuditInvalid: the folder is no run, or its ledger does not match it.
+        ConfigError: both a run and a file are given, or a setting would make another run of it.
+        NotApplicable: what is given has no privacy, so that its steps neither clip nor add noise.
+        AuditInvalid: the folder is no whole run, or its ledger does not match it.
     """
+    from tmca_core.audits.rehearsal import material_of
     from tmca_core.config import load
-    from tmca_core.errors import ConfigError
+    from tmca_core.errors import ConfigError, NotApplicable
 
     if run and config:
         raise ConfigError("give a run's folder or a configuration, not both.")
     if run:
-        claim = claims.of_run(run)
-        return claims.config_of(run).with_values(_assigned(assignments)), claim
-    settings = load(config, assignments or [])
-    sigma = settings.privacy.noise_multiplier
-    claim = claims.of_one_step(sigma, settings.privacy.delta) if sigma else claims.of_epsilon(float("inf"), settings.privacy.delta)
-    return settings, claim
-
-
-def _assigned(assignments: list[str] | None) -> dict[str, Any]:
-    from tmca_core.config import load
-
-    named = {assignment.partition("=")[0].strip() for assignment in assignments or []}
-    return {key: value for key, value in load(None, assignments or []).flat().items() if key in named}
+        claim, settings = claims.of_run(run), elsewhere(claims.config_of(run), assignments or [])
+    else:
+        settings = load(config, assignments or [])
+        sigma = settings.privacy.noise_multiplier
+        claim = claims.of_one_step(sigma, settings.privacy.delta) if sigma else claims.of_epsilon(float("inf"), settings.privacy.delta)
+    if (run or (config and not noise)) and not settings.privacy.enabled:
+        raise NotApplicable(f"{run or config} trains without privacy: its steps neither clip nor add noise, so there is none to audit.")
+    return settings, claim, material_of(run, settings).identity
 
 
 def measured(step: Shipped, arm: Arm) -> Evidence:
@@ -88,8 +95,8 @@ def measured(step: Shipped, arm: Arm) -> Evidence:
     records = adversaries(step.others)
     loudest = max(math.hypot(*step.lengths(record).values()) for record in records.values())
     if arm == "positive":  # as if nothing were clipped: a clip that no gradient reaches, held against a hundredth of it
-        removed, _ = _moved(step.with_clip(loudest), records)
-        return Evidence(bounds=(_bound("remove-one", 100 * max(removed.values()), 1),))
+        removed, exchanged = _moved(step.with_clip(loudest), records)
+        return Evidence((_bound("remove-one", 100 * max(removed.values()), 1), _bound("replace-one", 100 * exchanged, 2)))
     tight = step.with_clip(BITES * loudest)
     if arm == "negative":  # the same patients twice: there is no neighbour
         return Evidence(bounds=(_bound("remove-one", float(np.linalg.norm(tight.sum_of(step.others) - tight.sum_of(step.others))), 1),))

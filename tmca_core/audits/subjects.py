@@ -50,7 +50,7 @@ def prepared(run: Path | None, config: Path | None, assignments: list[str] | Non
     if not 0 < beta < 1:
         raise ConfigError(f"--beta {beta:g}: an error probability lies between 0 and 1.")
     if run:
-        claim, settings = claims.of_run(run), _elsewhere(claims.config_of(run), assignments or [])
+        claim, settings = claims.of_run(run), elsewhere(claims.config_of(run), assignments or [])
         subject = subject_of(run, settings)
     else:
         subject = subject_of(None, load(config, assignments or []))
@@ -64,7 +64,7 @@ def planned(subject: Subject) -> Claim:
     """What a whole training will cost by its configuration: the largest ε of its sites."""
     from tmca_core.privacy.accounting import NoisySteps, epsilon
 
-    delta, rounds = subject.config.privacy.delta, subject.config.federation.rounds
+    delta, rounds = subject.config.privacy.delta, subject.rounds
     spent = {
         epsilon([NoisySteps(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps * rounds)], delta)
         for mechanism in set(subject.mechanisms.values())
@@ -93,7 +93,7 @@ def fair_coins(*shape: int) -> NDArray[np.bool_]:
     return bits.astype(bool).reshape(shape)
 
 
-def _elsewhere(settings: Config, assignments: list[str]) -> Config:
+def elsewhere(settings: Config, assignments: list[str]) -> Config:
     """A run's configuration with paths and the like set otherwise.
 
     Raises:

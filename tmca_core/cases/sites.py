@@ -15,6 +15,7 @@ from tmca_core.cases.augment import mirrored_targets
 from tmca_core.cases.case import Case, CaseTensors
 from tmca_core.cases.check import resolve_laterality
 from tmca_core.cases.decode import cache_folder, decode
+from tmca_core.cases.laterality import as_declared
 from tmca_core.cases.manifest import Manifest, Skip, read_manifest
 from tmca_core.cases.partition import partition_indices
 from tmca_core.cases.phantom import generate
@@ -49,7 +50,7 @@ def load_sites(config: Config) -> dict[str, SiteData]:
 
     Raises:
         ManifestError: the manifest cannot be used, or a site is left without a case to train on.
-        LateralityError: the masks contradict the declared side convention.
+        LateralityError: the masks contradict the declared side convention; of a private run: none is declared.
         ConfigError: several targets are asked of the phantom, or films are flipped and a target has a side without counterpart.
     """
     if config.augmentation.flip:
@@ -152,12 +153,16 @@ def _decoded(config: Config, manifest: Manifest) -> tuple[CaseTensors, list[Skip
         raise ManifestError(f"{manifest.path}: none of the {len(manifest.cases)} cases has a mask, so there is nothing to train on{why}.")
     if rows := manifest.without_report:
         log.warning("%d of %d cases have no report; they are used without (data.missing_reports=use).", len(rows), len(manifest.cases))
-    tensors, skipped = masked_cases(manifest, data)
+    tensors, skipped = masked_cases(manifest, data, measured=not config.privacy.enabled)
     return tensors, [*without, *skipped]
 
 
-def masked_cases(manifest: Manifest, data: DataSettings) -> tuple[CaseTensors, list[Skip]]:
-    """Its cases that have a mask, decoded and in patient sides, and those among them that cannot be read."""
+def masked_cases(manifest: Manifest, data: DataSettings, *, measured: bool = True) -> tuple[CaseTensors, list[Skip]]:
+    """Its cases that have a mask, decoded and in patient sides, and those among them that cannot be read.
+
+    Args:
+        measured: side conventions are measured against the masks; else taken as declared.
+    """
     tensors, skipped = decode(
         [case for case in manifest.cases if case.masks],
         size=data.image_size,
@@ -166,6 +171,8 @@ def masked_cases(manifest: Manifest, data: DataSettings) -> tuple[CaseTensors, l
         columns=manifest.mask_columns,
         on_bad_case=data.on_bad_case,
     )
+    if not measured:
+        return as_declared(manifest, tensors, laterality=data.laterality), skipped
     return resolve_laterality(manifest, tensors, laterality=data.laterality, trust=data.trust_laterality), skipped
 
 
@@ -177,13 +184,19 @@ def _partitioned(config: Config, tensors: CaseTensors, listed: Sequence[Case], s
     for name, members in indices.items():
         for i in members:
             cases[i] = replace(cases[i], site=name)
-    cases = assign_splits(cases, val_fraction=config.data.val_fraction, test_fraction=config.data.test_fraction, seed=config.seed)
+    cases = split_as_set(cases, config)
     pool = CaseTensors(cases, tensors.images, tensors.masks)
     site_of = {case.row: case.site for case in listed} if config.partition.by == "site" else {}
     return {
         name: _site(name, pool, members, [skip for skip in skipped if site_of.get(skip.row, name) == name])
         for name, members in indices.items()
     }
+
+
+def split_as_set(cases: Sequence[Case], config: Config) -> list[Case]:
+    """`assign_splits` by the run's settings."""
+    fractions = {"val_fraction": config.data.val_fraction, "test_fraction": config.data.test_fraction}
+    return assign_splits(cases, **fractions, seed=config.seed, independent=config.independent_split)
 
 
 def _site(name: str, pool: CaseTensors, members: Sequence[int], skipped: list[Skip]) -> SiteData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from tmca_core.cases.case import Case, Split
@@ -12,7 +12,7 @@ from tmca_core.seeds import numpy_rng
 Chosen = dict[str, Split]  # by patient
 
 
-def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: float, seed: int) -> list[Case]:
+def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: float, seed: int, independent: bool = False) -> list[Case]:
     """Every case with its split; all cases of one patient get the same.
 
     Site by site. Where a site's rows carry a split it is honoured; has it no `val`, part of `train` becomes `val`. Elsewhere
@@ -23,11 +23,16 @@ def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: 
 
     The draw depends on the seed, the site's name and its set of patients, not on the order of rows.
 
+    `independent`: every patient is drawn by itself, from the seed and its id alone, so that one patient more or less changes nothing for
+    any other: only then does the noise of private training, which covers what one patient changes of a sum, cover all that it changes.
+    The fractions are then probabilities, and a small site may be left with nothing to test on.
+
     Args:
         cases: of any number of sites, in any order.
         val_fraction: share of a site's cases for validation, 0 to below 1.
         test_fraction: share of a site's cases for the final test, 0 to below 1.
         seed: of the draw.
+        independent: see above.
 
     Returns:
         The cases in the order given.
@@ -50,7 +55,9 @@ def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: 
         members = by_site[site]
         counts = _cases_per_patient(members)
         if site in with_column:
-            chosen = _honour(site, members, known, val_fraction, seed)
+            chosen = _honour(site, members, known, val_fraction, seed, independent)
+        elif independent:
+            chosen = {patient: _alone(patient, val_fraction, test_fraction, seed) for patient in counts} | _kept(known, counts)
         else:
             chosen = _draw(_shuffled(counts, seed, site), counts, known, val_fraction, test_fraction)
         if "train" not in chosen.values():
@@ -75,7 +82,17 @@ def _shuffled(counts: Mapping[str, int], seed: int, site: str) -> list[str]:
     return [patients[i] for i in numpy_rng(seed, "split", site).permutation(len(patients))]
 
 
-def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fraction: float, seed: int) -> Chosen:
+def _alone(patient: str, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """The split of a patient, whoever else there is."""
+    drawn = float(numpy_rng(seed, "split of a patient", patient).random())
+    return "test" if drawn < test_fraction else "val" if drawn < test_fraction + val_fraction else "train"
+
+
+def _kept(known: Mapping[str, Split], patients: Collection[str]) -> Chosen:
+    return {patient: split for patient, split in known.items() if patient in patients}
+
+
+def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fraction: float, seed: int, independent: bool) -> Chosen:
     """Splits as the manifest says, `val` drawn from `train` where it names none."""
     chosen: Chosen = {}
     first_row: dict[str, int] = {}
@@ -92,7 +109,9 @@ def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fr
                 "or empty it."
             )
         first_row.setdefault(case.patient_id, case.row)
-    chosen |= {patient: split for patient, split in known.items() if patient in chosen}
+    chosen |= _kept(known, chosen)
+    if independent:  # whether the column names a `val` would be another patient's doing: none is drawn
+        return chosen
     if "val" not in chosen.values() and val_fraction > 0:
         counts = _cases_per_patient([case for case in cases if chosen[case.patient_id] == "train"])
         free = [patient for patient in _shuffled(counts, seed, site) if patient not in known]

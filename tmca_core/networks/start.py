@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -66,12 +67,38 @@ def keep_start(run: Run, config: Config) -> None:
         WeightsError: it cannot be read.
     """
     if config.network.start:
-        run.keep("start.json", {"sha256": start_digest(read_start(Path(config.network.start)))})
+        run.keep("start.json", {"sha256": weights_digest(Path(config.network.start))})
 
 
 def needs_start(network: Network) -> bool:
     """Whether a site reads `network.start` itself: shared tensors come from the server, all others from nobody else."""
     return set(roles(network).values()) != {"shared"}
+
+
+@lru_cache(maxsize=4)
+def weights_read(config: Config, alone: bool) -> tuple[Path, ...]:
+    """Files of weights that whoever trains by these settings reads from its own disk; those of a package are none.
+
+    Args:
+        alone: nobody sends shared tensors.
+    """
+    from tmca_core.networks.build import build_network
+
+    found, network = [], config.network
+    if network.image_weights not in ("", "package"):
+        found.append(Path(network.image_weights))
+    if network.start and (alone or needs_start(build_network(config.with_values({"network.image_weights": ""}), started=False))):
+        found.append(Path(network.start))
+    return tuple(found)
+
+
+def weights_digest(path: Path) -> str:
+    """`start_digest` of weights on the disk.
+
+    Raises:
+        WeightsError: there are none, or they cannot be read.
+    """
+    return start_digest(read_start(path))
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ class PrivateTraining:
         Raises:
             PolicyRefusal: naming the rule.
         """
-        request = request_of(config, patients, patients, self.app)
+        request = request_of(config, patients, patients, self.app, self.policy.starts_of(config, alone=True))
         self.policy.agree(replace(request, case_counts=False, metrics=()), self.account.ledger, self.run)
 
     def fit(

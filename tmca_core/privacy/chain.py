@@ -242,7 +242,7 @@ class Chain:
             sound = hmac.compare_digest(str(seal), self._seal(head)) and text == _line({**head, "seal": seal})
         except FileNotFoundError:
             raise LedgerError(f"the {self.what}'s head {path} is missing. Restore it, or name its folder; nothing is released.") from None
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise LedgerError(f"the {self.what}'s head {path} cannot be read: {error}. Nothing is released.") from None
         if not sound:
             raise LedgerError(f"the {self.what}'s head {path} was changed, or is of another {self.what}. Restore it; nothing is released.")
@@ -283,8 +283,7 @@ def _parsed(line: bytes) -> Entry | None:
     """The entry of a line, or None where a single byte is not as it would be written."""
     try:
         entry = json.loads(line)
-    except ValueError:
+        sound = isinstance(entry, dict) and isinstance(entry.get("hash"), str) and _line(entry) == line and entry["hash"] == _digest(entry)
+    except (ValueError, RecursionError):  # no JSON, a NaN, or brackets without end
         return None
-    if not isinstance(entry, dict) or not isinstance(entry.get("hash"), str) or _line(entry) != line or entry["hash"] != _digest(entry):
-        return None
-    return entry
+    return entry if sound else None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tmca_core.config import Config
-from tmca_core.errors import BudgetExhausted
-from tmca_core.privacy.accounting import NoisySteps, epsilon, spend_from_json
+from tmca_core.privacy.accounting import NoisySteps
 from tmca_core.privacy.ledger import Budget, Charge, Ledger, Receipt
 from tmca_core.privacy.mechanism import Mechanism
 
@@ -48,20 +47,6 @@ class Account:
         steps = NoisySteps(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)
         charge = Charge(steps, run=run, round=round, clip=mechanism.clip, config=config.digest(), app=app)
         target = Budget(config.privacy.target_epsilon, config.privacy.delta) if config.privacy.target_epsilon else None
-        if self.budget and target:
-            self._hold_to(target, charge)
         if round in self.charged(run):
             self.ledger.note("restart", run=run, round=round)
-        return self.ledger.charge(charge, patients, self.budget or target)
-
-    def _hold_to(self, target: Budget, charge: Charge) -> None:
-        """All charges of the run, as if they were about the same patients."""
-        before = [spend_from_json(entry["spend"]) for entry in self.ledger.read().charges if entry["run"] == charge.run]
-        spends = [*before, charge.spend]
-        # The coarse bound is a little larger: near the end, look closer.
-        if not (epsilon(spends, target.delta, coarse=True) <= target.epsilon or epsilon(spends, target.delta) <= target.epsilon):
-            raise BudgetExhausted(
-                f"round {charge.round} would bring run {charge.run} to ε = {epsilon(spends, target.delta):.4f} at δ = {target.delta:g}, "
-                f"and its target is {target.epsilon:g}. Nothing was computed or released. Ask for more noise or fewer steps.",
-                f"Rule: privacy.target_epsilon of the run; bound: ε = {target.epsilon:g} at δ = {target.delta:g}.",
-            )
+        return self.ledger.charge(charge, patients, self.budget or target, target)

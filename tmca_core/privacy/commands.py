@@ -39,6 +39,7 @@ def plan(
     patients: Annotated[int | None, typer.Option(min=1, help="Training patients: says whether the noise drowns the signal.")] = None,
     parameters: Annotated[int | None, typer.Option(min=1, help="Trained numbers; else those of the configured network.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="The manifest, with CONFIG.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="The hospital's site.toml: which number of patients q follows from.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="A setting, with CONFIG.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,8 +57,10 @@ def plan(
         if noise is not None or target_epsilon is not None:  # one of them said here stands in for both of the file's
             given |= {"noise_multiplier": noise or 0.0, "target_epsilon": target_epsilon or 0.0}
         values += [f"privacy.{key}={value}" for key, value in given.items() if value is not None]
-        _plan_sites(load(config, values), opened, steps, patients, parameters, as_json)
+        _plan_sites(load(config, values), opened, steps, patients, parameters, policy, as_json)
         return
+    if policy:
+        raise ConfigError("--policy goes with a CONFIG: without one --rate says what q is.")
     if not (0 < rate <= 1 and steps):
         raise ConfigError("give --rate (above 0, at most 1) and --steps, or a CONFIG to take them from.")
     result = make_plan(
@@ -73,18 +76,28 @@ def plan(
     emit(as_json, result.to_json(), _told(result))
 
 
-def _plan_sites(config: Config, ledger: Ledger | None, steps: int, patients: int | None, parameters: int | None, as_json: bool) -> None:
+def _plan_sites(
+    config: Config, ledger: Ledger | None, steps: int, patients: int | None, parameters: int | None, policy: Path | None, as_json: bool
+) -> None:
     from functools import cache
 
     from tmca_core.privacy.planning import make_plan, schedule, trained_numbers, training_patients
+    from tmca_core.privacy.policy import load_policy
 
+    rules = load_policy(policy) if policy else None
+    if rules and not rules.metrics.case_counts and not config.privacy.sample_rate:
+        raise ConfigError(
+            f"{policy} lets no count of patients out (metrics.case_counts), so no rate can follow from it: set privacy.sample_rate, "
+            "or the site refuses the run."
+        )
     count = cache(lambda: parameters or trained_numbers(config))
     sites: Mapping[str, Sequence[str]] = {"": []} if patients else training_patients(config)
     spent = ledger.read() if ledger else None
     plans: dict[str, Plan] = {}
     for site, ids in sites.items():
         number = patients or len(ids)
-        rate, each = schedule(config, number)
+        public = rules.count_out(number) if rules else None  # as at the site's door
+        rate, each = schedule(config, number if public is None else max(1, public))
         whom = ledger.hashes(ids) if ledger and ids else None
         plans[site] = make_plan(
             rate,

@@ -189,7 +189,7 @@ class Ledger:
             reading = self.chain.read(file)
             return Spent(reading.state, reading.entries, self._cohorts(reading.entries))
 
-    def charge(self, charge: Charge, patients: Iterable[str], budget: Budget | None) -> Receipt:
+    def charge(self, charge: Charge, patients: Iterable[str], budget: Budget | None, target: Budget | None = None) -> Receipt:
         """Spend: the entry is on the disk when this returns, and only then may the release leave.
 
         Processes that charge at the same time wait for one another, so they cannot both spend the last of a budget.
@@ -198,9 +198,10 @@ class Ledger:
             charge: what is about to be released.
             patients: ids of those it is about; none: it counts for everybody.
             budget: the hospital's; None: the charge is only recorded.
+            target: of the charge's run alone, all its charges taken as if they were about the same patients.
 
         Raises:
-            BudgetExhausted: with this charge, somebody's ε would pass the budget; nothing is recorded.
+            BudgetExhausted: with this charge, somebody's ε would pass the budget, or the run's its target; nothing is recorded.
             LedgerError: the ledger cannot be read or written. The charge may count as spent, and nothing may be released.
         """
         members = self.hashes(patients)
@@ -209,6 +210,8 @@ class Ledger:
             reading = self.chain.read(file)
             cohorts = self._cohorts(reading.entries)
             projected = None
+            if target is not None:
+                _hold_run(target, charge, reading.entries)
             if budget is not None:
                 spent, asked = Spent(reading.state, reading.entries, cohorts), members or None
                 if budget.beside_plain:
@@ -280,6 +283,19 @@ class Ledger:
                 raise LedgerError(f"a cohort of the ledger was changed: {path}. Restore it; nothing is released.")
             found[name] = members
         return found
+
+
+def _hold_run(target: Budget, charge: Charge, entries: Sequence[Entry]) -> None:
+    """Refuse a charge by which its run would pass the run's own target."""
+    before = [spend_from_json(entry["spend"]) for entry in entries if entry["kind"] == "charge" and entry.get("run") == charge.run]
+    spends = [*before, charge.spend]
+    # The coarse bound is a little larger: near the end, look closer.
+    if not (epsilon(spends, target.delta, coarse=True) <= target.epsilon or epsilon(spends, target.delta) <= target.epsilon):
+        raise BudgetExhausted(
+            f"round {charge.round} would bring run {charge.run} to ε = {epsilon(spends, target.delta):.4f} at δ = {target.delta:g}, "
+            f"and its target is {target.epsilon:g}. Nothing was computed or released. Ask for more noise or fewer steps.",
+            f"Rule: privacy.target_epsilon of the run; bound: ε = {target.epsilon:g} at δ = {target.delta:g}.",
+        )
 
 
 def summary(spent: Spent, delta: float, points: int = 40) -> dict[str, Any]:

@@ -223,12 +223,11 @@ def training_patients(config: Config) -> dict[str, list[str]]:
     Raises:
         ManifestError: the manifest cannot be used.
     """
-    from tmca_core.cases.sites import load_sites, manifest_of
-    from tmca_core.cases.split import assign_splits
+    from tmca_core.cases.sites import load_sites, manifest_of, split_as_set
 
     if config.data.manifest and config.partition.by == "site":
         listed = [case for case in manifest_of(Path(config.data.manifest), config.data).cases if case.masks]
-        cases = assign_splits(listed, val_fraction=config.data.val_fraction, test_fraction=config.data.test_fraction, seed=config.seed)
+        cases = split_as_set(listed, config)
     else:
         cases = [case for site in load_sites(config).values() for case in site.train.cases]
     found: dict[str, set[str]] = {}

@@ -20,6 +20,7 @@ from tmca_core.text.screen.gate import ReportRules
 
 log = logging.getLogger(__name__)
 
+UNREAD = "not read, since none is allowed"
 SPANS = {"hd95_px": 100.0, "loss": 5.0}
 """Figures that have no upper bound of their own: what lies above leaves as this. All others lie between 0 and 1."""
 
@@ -64,6 +65,9 @@ class AppRules(Section):
 
     allowed: tuple[str, ...] = Field((), description="sha256 of the apps that may run; empty: any.")
     downloads: bool = Field(False, description="Weights may be fetched over the network.")
+    starts: tuple[str, ...] = Field(
+        (), description="sha256 of weights on this hospital's disk that network.start and network.image_weights may name; empty: none."
+    )
 
 
 class LedgerPlace(Section):
@@ -89,6 +93,7 @@ class Request:
         case_counts: the run's weights, rates or steps follow from numbers of cases or patients, so that these get out.
         downloads: weights are to be fetched.
         app: sha256 of the code.
+        starts: sha256 of the weights on the site's disk that the run would read, `UNREAD` in their place where none may be read.
     """
 
     private: bool
@@ -104,13 +109,14 @@ class Request:
     case_counts: bool = False
     downloads: bool = False
     app: str = ""
+    starts: tuple[str, ...] = ()
 
     def terms(self) -> dict[str, Any]:
         """What must stay as it is for a whole run: all but the site's own number of patients, in JSON's types."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "patients"}
 
 
-def request_of(config: Config, patients: int, public: int | None, app: str) -> Request:
+def request_of(config: Config, patients: int, public: int | None, app: str, starts: tuple[str, ...] = ()) -> Request:
     """What a run's settings ask of a site.
 
     Args:
@@ -118,6 +124,7 @@ def request_of(config: Config, patients: int, public: int | None, app: str) -> R
         patients: that would train, as the site counts them.
         public: the number of them that the site lets out, which rates and steps follow from; None: it stays here.
         app: sha256 of the code.
+        starts: see `Policy.starts_of`.
     """
     privacy, training, federation = config.privacy, config.training, config.federation
     by_counts = federation.weighting != "uniform"
@@ -143,6 +150,7 @@ def request_of(config: Config, patients: int, public: int | None, app: str) -> R
         case_counts=by_counts,
         downloads=config.network.allow_download,
         app=app,
+        starts=starts,
     )
 
 
@@ -175,6 +183,8 @@ class Policy(Section):
             _refuse("app.allowed", f"code {request.app or 'without a hash'}", f"{len(app.allowed)} other hashes")
         if not app.allowed:
             log.warning("site policy: app.allowed is empty, so any code of the federation may run here (%s).", request.app or "no hash")
+        if unknown := [start for start in request.starts if start not in app.starts]:
+            _refuse("app.starts", f"weights of this site's disk ({', '.join(unknown)})", f"{len(app.starts)} others")
         if request.downloads and not app.downloads:
             _refuse("app.downloads", "weights from the network", "false")
         if request.case_counts and not self.metrics.case_counts:
@@ -210,6 +220,21 @@ class Policy(Section):
             _refuse("privacy.max_steps", f"{request.steps} steps in the run", f"at most {privacy.max_steps}, above 0")
         if not 0 <= request.target_epsilon <= privacy.epsilon:
             _refuse("privacy.epsilon", f"ε = {request.target_epsilon:g} for this run", f"at most {privacy.epsilon:g} over all runs")
+
+    def starts_of(self, config: Config, *, alone: bool = False) -> tuple[str, ...]:
+        """What a run reads of this site's disk, by sha256, for `check`; nothing is read where nothing is allowed.
+
+        Such weights may come of training on these very patients, which no noise of this run covers.
+
+        Args:
+            alone: the site trains by itself, so that no server sends it the weights of the start.
+
+        Raises:
+            WeightsError: they are not there or cannot be read.
+        """
+        from tmca_core.networks.start import weights_digest, weights_read
+
+        return tuple(weights_digest(path) if self.app.starts else UNREAD for path in weights_read(config, alone))
 
     def agree(self, request: Request, ledger: Ledger, run: str) -> None:
         """`check`, and hold the server to it: terms are noted when a run begins, and no later round may ask for others.

@@ -142,10 +142,11 @@ def keep_data(run: Run, sites: Mapping[str, SiteData]) -> None:
     if not any(len(site.test) for site in sites.values()):
         raise ConfigError("no site has a held-out case: raise data.test_fraction, or give the manifest a split column with 'test'.")
     run.keep("splits.json", splits_json(sites))
-    run.keep("data.json", {name: _content_digest(site) for name, site in sites.items()})
+    run.keep("data.json", {name: content_digest(site) for name, site in sites.items()})
 
 
-def _content_digest(site: SiteData) -> str:
+def content_digest(site: SiteData) -> str:
+    """sha256 over a site's pixels, masks and reports, split by split."""
     digest = hashlib.sha256()
     for part in (site.train, site.val, site.test):
         digest.update("\x1f".join(f"{case.case_id}\x1e{case.text}" for case in part.cases).encode())

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from tmca_core.audits.bounds import clopper_pearson_upper, epsilon_of_mu, fdp_mu, gdp_mu, mu_of_epsilon, one_run_epsilon
+from tmca_core.audits.bounds import clopper_pearson_upper, epsilon_of_mu, fdp_mu, gdp_mu, mu_of_epsilon, one_run_epsilon, threshold_epsilon
 from tmca_core.cli import main
 from tmca_core.errors import ConfigError
 
@@ -92,6 +92,18 @@ def test_mu_of_a_test_lies_below_the_truth_and_near_it() -> None:
     assert largest == pytest.approx(2 * norm.ppf(1 - clopper_pearson_upper(0, 1000, 0.025)))
 
 
+def test_epsilon_of_a_test_by_hand_and_below_the_truth_of_any_mechanism() -> None:
+    # One error in a hundred on one side and half on the other: both rates bounded at 1 − β/2.
+    few, half = clopper_pearson_upper(1, 100, 0.025), clopper_pearson_upper(50, 100, 0.025)
+    expected = math.log((1 - 1e-5 - half) / few)
+    assert threshold_epsilon(1, 100, 50, 100, 1e-5, 0.05) == pytest.approx(expected) == threshold_epsilon(50, 100, 1, 100, 1e-5, 0.05)
+    assert threshold_epsilon(50, 100, 50, 100, 1e-5, 0.05) == 0.0 == threshold_epsilon(100, 100, 0, 100, 1e-5, 0.05)
+    # Laplace noise of ε = 1 at the threshold 1: FPR = e⁻¹/2, FNR = ½, and the ratio is e. μ-GDP at that ε and δ = 1e-5 would be 0.268.
+    positives, negatives = round(20_000 * math.exp(-1) / 2), 10_000
+    assert 0.9 < threshold_epsilon(positives, 20_000, negatives, 20_000, 1e-5, 0.05) < 1.0
+    assert gdp_mu(positives, 20_000, negatives, 20_000, 0.05) > 3 * mu_of_epsilon(1.0, 1e-5)
+
+
 def test_epsilon_of_mu_is_the_gaussian_mechanisms() -> None:
     assert epsilon_of_mu(1.0, 1e-5) == pytest.approx(4.377, abs=1e-3)
     for mu in (0.01, 0.5, 3.0, 12.0):
@@ -117,6 +129,8 @@ def test_numbers_that_do_not_go_together_are_refused(numbers: tuple[int, int, in
             bound()
     with pytest.raises(ConfigError):
         gdp_mu(3, 2, 0, 10, 0.05)
+    with pytest.raises(ConfigError):
+        threshold_epsilon(3, 2, 0, 10, 1e-5, 0.05)
 
 
 def test_the_command_prints_what_the_interface_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tmca_core.audits.claims import of_epsilon
 from tmca_core.audits.conduct import conduct, invalid, judge
 from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Bound, Evidence, Verdict
 from tmca_core.audits.page import render, summary, worst, write
-from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.audits.scores import Scores
+from tmca_core.errors import AuditInvalid, ConfigError, WeightsError
 
 
 def found(value: float, claim: float = 1.0, attainable: float = 3.0) -> Evidence:
@@ -37,12 +39,39 @@ ALARM, BROKEN = Evidence((WEAK.bounds[0],), ("the noise repeats",)), Evidence(in
         (Evidence(), Evidence(), Evidence(), "NO POWER", "there is no bound"),
         (ALARM, WEAK, QUIET, "FAIL", "the noise repeats"),  # a proof needs no power
         (BROKEN, LEAK, QUIET, "INVALID", "tied"),
-        (LEAK, LEAK, BROKEN, "INVALID", "negative control: scores are tied"),
+        (LEAK, LEAK, BROKEN, "INVALID", "negative control: scores are tied; the target exceeded its claim, which without its controls"),
+        (replace(LEAK, alarms=("the noise repeats",)), BROKEN, LEAK, "FAIL", "the noise repeats; this needs no control; positive control"),
         (found(9.0, math.inf, 9.0), LEAK, QUIET, "NO POWER", "claimed inf"),
     ),
 )
 def test_verdicts(target: Evidence, positive: Evidence, negative: Evidence, verdict: Verdict, says: str) -> None:
     given, reasons = judge({"target": target, "positive": positive, "negative": negative})
+    assert given == verdict and says in "; ".join(reasons)
+
+
+def two(first: float, second: float, measure: str = "dB", attainable: float = 3.0) -> Evidence:
+    return Evidence((Bound("b", "ε", first, 1.0, 3.0), Bound("c", measure, second, 1.0, attainable)))
+
+
+@pytest.mark.parametrize(
+    ("target", "positive", "verdict", "says"),
+    (
+        (two(0, 0), two(2, 0), "INVALID", "was not flagged by c:"),  # the words of a report say nothing of its film
+        (two(0, 2), two(2, 0), "INVALID", "was not flagged by c:"),
+        (two(2, 2), two(2, 0), "FAIL", "b gives at least 2 ε"),
+        (two(0, 0, "ε"), two(2, 0, "ε"), "PASS", "c: 0 ε, claimed 1, which clears nobody, for its own positive control did not exceed"),
+        (two(0, 0, attainable=1), two(2, 0, attainable=1), "PASS", "c: 0 dB, claimed 1, which could not have passed it"),
+        (two(0, 0), LEAK, "PASS", "c: 0 dB, claimed 1, which clears nobody, for there is no positive control of it"),
+        (two(0, 2), LEAK, "FAIL", "c gives at least 2 dB"),  # weights as they were released refute by themselves
+        (two(0, 2), WEAK, "FAIL", "c gives at least 2 dB"),
+        (LEAK, Evidence(alarms=("something",)), "FAIL", "b gives at least 2 ε"),
+        (QUIET, Evidence(alarms=("something",)), "NO POWER", "no bound of this audit"),
+    ),
+)
+def test_a_bound_clears_only_what_the_positive_control_exceeds_by_it(
+    target: Evidence, positive: Evidence, verdict: Verdict, says: str
+) -> None:
+    given, reasons = judge({"target": target, "positive": positive, "negative": QUIET})
     assert given == verdict and says in "; ".join(reasons)
 
 
@@ -84,6 +113,51 @@ def test_an_audit_that_failed_stays_failed_in_its_folder(tmp_path: Path) -> None
     (tmp_path / "attempts.jsonl").write_text("torn\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         conduct(audit(QUIET), tmp_path)
+
+
+def broken(target: Evidence) -> Audit:
+    """An audit whose positive control cannot be measured."""
+
+    def measure(arm: Arm) -> Evidence:
+        if arm == "positive":
+            raise WeightsError("its training diverged.")
+        return target if arm == "target" else QUIET
+
+    return replace(audit(target), measure=measure)
+
+
+def test_an_error_in_a_control_takes_nothing_from_what_the_target_showed(tmp_path: Path) -> None:
+    fact = conduct(broken(replace(LEAK, alarms=("the noise repeats",))), tmp_path / "fact")
+    assert fact.verdict == "FAIL" and conduct(audit(QUIET), tmp_path / "fact").verdict == "FAIL"
+    first = conduct(broken(LEAK), tmp_path / "bound")
+    assert first.verdict == "INVALID" and "positive control: its training diverged" in first.sentence
+    assert first.to_json()["bounds"][0]["exceeds"] and first.to_json()["controls"]["positive"]["invalid"] == ["its training diverged"]
+    assert not first.to_json()["controls"]["positive"]["as_it_must"] and first.to_json()["controls"]["negative"]["as_it_must"]
+    second = conduct(audit(QUIET), tmp_path / "bound")
+    assert second.verdict == "PASS" and "attempt 1, which was INVALID, had found: b gives at least 2 ε" in second.sentence
+    page = render([first])
+    assert "What was found" in page and "its training diverged</td>" in page
+    gone = conduct(replace(audit(QUIET), measure=lambda arm: (_ for _ in ()).throw(WeightsError("it is gone."))), tmp_path / "gone")
+    assert gone.verdict == "INVALID" and gone.reasons == ("it is gone",)
+
+
+def test_the_page_has_the_controls_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scored = Scores(rng.normal(1, 1, 40), rng.normal(0, 1, 40))
+    arms: dict[Arm, Evidence] = {"target": QUIET, "positive": replace(LEAK, scores=scored), "negative": ALARM}
+    page = render([conduct(replace(audit(QUIET), measure=arms.__getitem__), tmp_path)])
+    low, high = scored.auc_interval()
+    assert f"{scored.auc:.4g} ({low:.4g} to {high:.4g})" in page and "the noise repeats</td>" in page and "What was found" in page
+
+
+def test_an_audit_that_a_configuration_does_not_allow_does_not_decide(tmp_path: Path) -> None:
+    absent = invalid("inversion", "the run sends no update.", tmp_path / "a", applies=False)
+    passed, free = conduct(audit(QUIET), tmp_path / "b"), replace(conduct(audit(WEAK), tmp_path / "c"), name="told")
+    free = replace(free, audit=replace(audit(WEAK), informs_only=True))
+    assert absent.verdict == worst([absent]) == worst([absent, replace(absent, name="attribute")]) == "INVALID"  # nothing is left
+    assert worst([passed, absent]) == worst([passed, absent, free]) == "PASS" and worst([absent, free]) == "NO POWER"
+    assert summary([passed, absent, free])["sentence"].endswith("nothing of the kind in this configuration: inversion.")
+    assert worst([passed, replace(absent, verdict="FAIL")]) == "FAIL"  # an earlier attempt in its folder had failed
 
 
 def test_the_report_says_all_and_fetches_nothing(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmca_core.audits.claims import of_one_step
+from tmca_core.audits.claims import of_epsilon, of_one_step
 from tmca_core.audits.conduct import Report, conduct
 from tmca_core.audits.external import Step, as_vector
 from tmca_core.audits.foreign import of_step
+from tmca_core.audits.repeats import repeated
 from tmca_core.audits.scores import Scores, area, dealt_anew
 from tmca_core.cli import main
+from tmca_core.errors import AuditInvalid
 
 CLAIM = of_one_step(1.0, 1e-5)
 
@@ -56,6 +58,35 @@ def test_a_quiet_twin_of_another_step_is_invalid(tmp_path: Path) -> None:
     assert other.verdict == "INVALID" and "--quiet is not this step" in other.sentence
 
 
+def test_a_leak_elsewhere_does_not_pass_where_noise_hides_what_the_quiet_twin_shows(tmp_path: Path) -> None:
+    def step(sigma: float) -> Step:
+        honest = gaussian(0.0, sigma)
+        return lambda member: honest(member) + 50 * sigma * member * np.eye(6)[1]
+
+    for sigma, runs in ((1.0, 40), (8.0, 400)):
+        claim, folder = of_one_step(sigma, 1e-5), tmp_path / f"{sigma}"
+        found = [conduct(of_step(step(sigma), claim, runs=runs, beta=0.05, quiet=trace), folder / str(k)) for k in range(6)]
+        assert sum(report.verdict == "PASS" for report in found) <= 1  # each once in a hundred
+        assert all("along its trace" in report.sentence for report in found if report.verdict == "INVALID")
+    enough = conduct(of_step(gaussian(1.0, 8.0), of_one_step(8.0, 1e-5), runs=5000, beta=0.05, quiet=trace), tmp_path / "honest")
+    assert enough.verdict == "PASS"
+
+
+def test_a_stated_epsilon_is_not_taken_for_a_gaussian_mechanisms(tmp_path: Path) -> None:
+    def laplace(scale: float) -> Step:
+        return lambda member: np.array([member + np.random.default_rng(secrets.randbits(128)).laplace(0, scale)])
+
+    def verdict(scale: float, folder: Path) -> Report:
+        return conduct(of_step(laplace(scale), of_epsilon(1.0, 1e-5), runs=500, beta=0.05, quiet=lambda m: np.array([float(m)])), folder)
+
+    found = [verdict(1.0, tmp_path / str(k)) for k in range(4)]
+    assert [report.verdict for report in found] == ["PASS"] * 4
+    bound = found[0].evidence["target"].bounds[0]
+    assert bound.measure == "ε" and 0 < bound.value < 1 < bound.attainable
+    assert found[0].evidence["target"].figures["for information, μ if the mechanism were Gaussian, at least"] > 0.3
+    assert verdict(0.4, tmp_path / "leak").verdict == "FAIL"  # truly 2.5
+
+
 def test_too_few_runs_are_no_power_and_never_reassuring(tmp_path: Path) -> None:
     report = report_of(gaussian(1.0, 1.0), tmp_path, runs=8, quiet=trace)
     assert report.verdict == "NO POWER" and report.exit_code == 5 and "could have passed the claim" in report.sentence
@@ -73,6 +104,27 @@ def test_noise_that_comes_again_is_found(tmp_path: Path) -> None:
     assert "equal number for number" in report_of(same, tmp_path / "a").sentence
     assert "two draws under one seed cancel" in report_of(going_on, tmp_path / "b").sentence
     assert report_of(going_on, tmp_path / "b").exit_code == 4
+
+
+def test_noise_that_comes_again_in_some_numbers_only_is_found() -> None:
+    state = np.random.default_rng(0)
+
+    def mostly_seeded() -> np.ndarray:
+        return np.append(state.normal(size=450), fresh().normal())
+
+    def one_seeded() -> np.ndarray:
+        return np.append(fresh().normal(size=450), state.normal())
+
+    def fresh() -> np.random.Generator:
+        return np.random.default_rng(secrets.randbits(128))
+
+    assert "at least 450 of a release's 451 numbers" in str(repeated(mostly_seeded))
+    assert "at least 1 of a release's 451 numbers" in str(repeated(one_seeded))
+    assert "two draws under one seed cancel" in str(repeated(lambda: np.sign(state.normal(size=200))))  # noise of few values
+    assert repeated(lambda: np.append(fresh().normal(size=450), 3.0)) is None  # a count that is public
+    for _ in range(3):
+        assert repeated(lambda: np.sign(fresh().normal(size=50))) is None
+        assert repeated(lambda: np.float64(fresh().random(4) < 0.9)) is None
 
 
 def test_flowers_own_noise_fails(tmp_path: Path) -> None:
@@ -165,6 +217,13 @@ def test_wrong_options_are_errors(arguments: tuple[str, ...], tmp_path: Path) ->
     with pytest.raises(SystemExit) as stop:
         main(["audit", "mechanism", "--out", str(tmp_path), *arguments])
     assert stop.value.code == 2
+
+
+def test_memberships_dealt_anew_leave_nobody_without_a_counterpart() -> None:
+    two = Scores(np.arange(20.0), np.arange(20.0), ["a"] * 20, ["b"] * 20)
+    assert all(len(anew.members) and len(anew.others) for anew in (dealt_anew(two) for _ in range(40)))
+    with pytest.raises(AuditInvalid, match="one patient"):
+        dealt_anew(Scores(np.arange(20.0), np.arange(20.0), ["a"] * 20, ["a"] * 20))
 
 
 def test_auc_by_hand_and_memberships_dealt_anew() -> None:

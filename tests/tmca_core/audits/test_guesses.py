@@ -10,7 +10,7 @@ import pytest
 from tmca_core.audits.attacks import by_attack, lira, rmia
 from tmca_core.audits.bounds import epsilon_of_mu, fdp_mu, one_run_epsilon
 from tmca_core.audits.claims import of_epsilon
-from tmca_core.audits.guesses import CONTROL, FDP, STEINKE, attainable, bounds, guesses_for, right
+from tmca_core.audits.guesses import CONTROL, FDP, STEINKE, attainable, bounds, guesses_for, right, undecided
 from tmca_core.audits.scores import Scores, area
 
 
@@ -24,12 +24,30 @@ def scores(members: list[float], others: list[float]) -> Scores:
         ([3.0, 2.0], [1.0, 0.0], 4, 4),
         ([3.0, 0.0], [2.0, 1.0], 2, 1),  # the highest is a member; the lowest, said to be none, is one
         ([3.0, 0.0], [2.0, 1.0], 4, 2),
-        ([1.0, 1.0], [1.0, 1.0], 2, 0),  # tied: each guess as if it were wrong
+        ([2.0, 2.0], [1.0, 1.0], 4, 4),  # ties on one side of where guesses end change nothing
         ([5.0, 4.0, 3.0], [0.0], 3, 3),
     ),
 )
 def test_right_guesses(members: list[float], others: list[float], guesses: int, correct: int) -> None:
     assert right(scores(members, others), guesses) == correct
+
+
+def test_lots_break_ties_once_for_the_same_scores_and_nobody_is_guessed_twice() -> None:
+    found = []
+    for _ in range(400):
+        tied = scores([1.0] * 5, [1.0] * 5)
+        found.append(right(tied, 10))
+        assert right(tied, 10) == found[-1] and sorted(tied.order) == list(range(10))
+    assert 4.7 < np.mean(found) < 5.3 and len(set(found)) > 1  # neither for nor against the attack
+    assert undecided(scores([2.0, 1.0], [1.0, 0.0]), 2) == () == undecided(scores([2.0, 2.0], [1.0, 1.0]), 4)
+    assert "2 scores are tied" in undecided(scores([2.0, 1.0], [1.0, 0.0]), 3)[0]
+
+
+def test_a_claim_on_noise_that_need_not_be_gaussian_is_held_against_steinke_alone() -> None:
+    clear = scores([float(i) for i in range(100, 150)], [float(i) for i in range(50)])
+    (only,) = bounds(clear, 40, of_epsilon(2.0, 1e-5), 0.05, gaussian=False)
+    assert only.value == only.attainable == pytest.approx(one_run_epsilon(100, 40, 40, 1e-5, (STEINKE + FDP) * 0.05))
+    assert attainable(100, 40, 1e-5, 0.05, gaussian=False) == (only.attainable,)
 
 
 def test_both_bounds_are_those_of_their_papers_at_their_shares_of_the_error() -> None:

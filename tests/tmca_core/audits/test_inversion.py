@@ -14,6 +14,7 @@ from tmca_core.audits.inversion import ROWS, Setting, inversion, setting_of
 from tmca_core.audits.page import render
 from tmca_core.audits.rehearsal import Subject, subject_of
 from tmca_core.audits.taken import RATE, Victim, psnr, recover, ssim, update_of, victim_of
+from tmca_core.errors import NotApplicable
 from tmca_core.losses.segmentation import dice_cross_entropy
 from tmca_core.training.batches import prepare_images
 
@@ -67,10 +68,23 @@ def test_a_run_is_attacked_under_its_own_protection(subject: Subject, tmp_path: 
     assert any(not torch.allclose(sums[name], alone[name]) for name in sums)
 
 
+def test_an_attack_too_weak_for_the_film_says_nothing_of_it(tmp_path: Path) -> None:
+    private = [*SMALL, "phantom.cases=30", "privacy.enabled=true", "privacy.noise_multiplier=1"]
+    report = conduct(inversion(iterations=1, only=True, assignments=private), tmp_path)
+    film, words = report.evidence["positive"].bounds
+    assert words.exceeds and not film.exceeds
+    assert report.verdict == "INVALID" and "was not flagged by film from one update" in report.sentence
+
+
+def test_a_training_in_one_place_sends_nothing_to_invert(subject: Subject) -> None:
+    with pytest.raises(NotApplicable, match="sends no update"):
+        setting_of(replace(subject, arm="pooled"))
+
+
 @pytest.mark.slow
 def test_the_whole_audit_and_its_pictures(tmp_path: Path) -> None:
     report = conduct(inversion(iterations=220, only=True, assignments=SMALL), tmp_path / "plain")
     assert report.verdict == "FAIL" and "film from one update" in report.sentence
     assert "data:image/png;base64," in render([report]) and report.evidence["target"].bounds[0].value >= 30
-    private = [*SMALL, "privacy.enabled=true", "privacy.noise_multiplier=1"]
+    private = [*SMALL, "phantom.cases=30", "privacy.enabled=true", "privacy.noise_multiplier=1"]
     assert conduct(inversion(iterations=220, only=True, assignments=private), tmp_path / "private").verdict == "PASS"

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tmca_core.audits.test_sensitivity import finished
 from tmca_core.audits.claims import of_one_step
 from tmca_core.audits.conduct import conduct
 from tmca_core.audits.foreign import of_step
 from tmca_core.audits.interface import Evidence
-from tmca_core.audits.mechanism import QUICK, of_configuration
+from tmca_core.audits.mechanism import QUICK, mechanism, of_configuration
 from tmca_core.cli import main
 from tmca_core.config import load
+from tmca_core.errors import ConfigError, NotApplicable
 from tmca_core.losses import LOSSES
 from tmca_core.losses.interface import Loss
 from tmca_core.losses.segmentation import dice_cross_entropy
@@ -110,6 +112,44 @@ def test_the_shipped_step_passes_with_both_controls_as_they_must_be(tmp_path: Pa
 def test_a_faulty_step_fails(fault: dict[str, Any], says: str) -> None:
     found = audited(10, **fault)
     assert found.flagged and says in "; ".join(found.alarms)
+
+
+def test_noise_left_out_where_only_the_configured_network_has_tensors_is_found() -> None:
+    def all_but_the_text(sums: Any, mechanism: Mechanism, stream: Any) -> Any:
+        released = noisy_mean(sums, mechanism, stream)
+        return released | {name: sums[name] / mechanism.expected for name in released if "text" in name}
+
+    def found(named: bool) -> Evidence:
+        config = load(None, [*QUICK])
+        with (  # what is tested elsewhere
+            mock.patch("tmca_core.audits.sensitivity.declared", return_value=()),
+            mock.patch("tmca_core.audits.repeats.repeated", return_value=None),
+        ):
+            return of_configuration(config, 1.0, delta=1e-5, runs=4, beta=0.05, named=named).measure("target")
+
+    noisy_mean, what = training.noisy_mean, "noise of the network 'guide'"
+    with mock.patch.object(training, "noisy_mean", all_but_the_text):
+        assert not found(named=False).alarms
+        assert "in the network 'guide' the noise of all tensors is 0.6" in "; ".join(found(named=True).alarms)
+        with mock.patch("tmca_core.audits.mechanism.MOST_NUMBERS", 1000):
+            assert "NOT TESTED" in found(named=True).figures[what]
+    honest = found(named=True)
+    assert not honest.alarms and "tested in 8 releases" in honest.figures[what]
+
+
+def test_a_run_is_audited_at_its_own_noise_and_a_configuration_at_one_that_somebody_states(tmp_path: Path) -> None:
+    private, plain = finished(tmp_path / "a"), finished(tmp_path / "b", private=False)
+    assert mechanism(run=private).registered["noise_multiplier"] == mechanism(run=private, noise=1.5).registered["noise_multiplier"] == 1.5
+    assert "made again" in mechanism(run=private).scope and mechanism(run=private).registered["configuration_sha256"]
+    with pytest.raises(ConfigError, match=r"trained with σ = 1\.5"):
+        mechanism(run=private, noise=3.0)
+    for given in ({"run": plain}, {"run": plain, "noise": 1.0}, {"config": plain / "config.toml"}):
+        with pytest.raises(NotApplicable, match="trains without privacy"):
+            mechanism(**given)
+    stated = mechanism(config=plain / "config.toml", noise=2.0)
+    assert stated.claim.exact_mu == 0.5 and not stated.scope
+    with pytest.raises(ConfigError, match="another training than the run's"):
+        mechanism(run=private, assignments=["training.loss=dice"])
 
 
 def test_noise_left_out_of_one_small_tensor_is_found() -> None:

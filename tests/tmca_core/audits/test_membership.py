@@ -14,7 +14,7 @@ from tmca_core.audits.claims import of_epsilon
 from tmca_core.audits.conduct import conduct
 from tmca_core.audits.membership import PLAIN, Trained, evidence, membership, observe
 from tmca_core.audits.rehearsal import subject_of
-from tmca_core.audits.scores import dealt_anew
+from tmca_core.audits.scores import Scores, area, dealt_anew
 from tmca_core.audits.subjects import key
 from tmca_core.cli import main
 from tmca_core.errors import AuditInvalid, ConfigError
@@ -94,16 +94,45 @@ def test_too_little_to_go_by_is_said(tmp_path: Path) -> None:
 
 def test_kinds_of_hospitals_are_told_from_what_differs_and_from_nothing_else() -> None:
     rng = np.random.default_rng(0)
-    kinds = np.arange(80) % 2 == 0
-    features = rng.normal(size=(80, 60))
-    from tmca_core.audits.scores import area
-
-    blind = attribute.cross_fitted(features, kinds)
-    assert abs(area(blind[kinds], blind[~kinds]) - 0.5) < 0.25
+    kinds, features = rng.random(82) < 0.5, rng.normal(size=(82, 60))
+    seen, asked = attribute.one_after_another(features, kinds)
+    assert (asked == kinds[20:]).all() and abs(area(seen[asked], seen[~asked]) - 0.5) < 0.3
     features[:, 7] += 3 * kinds
     features[:, 9] -= 3 * kinds
-    seeing = attribute.cross_fitted(features, kinds)
-    assert area(seeing[kinds], seeing[~kinds]) > 0.9
+    seen, asked = attribute.one_after_another(features, kinds)
+    found = attribute.bounded("scanner", Scores(seen[asked], seen[~asked]), 0.6, 0.015)
+    assert area(seen[asked], seen[~asked]) > 0.9 and found.exceeds and found.value < area(seen[asked], seen[~asked])
+    assert (attribute.one_after_another(features[:50], kinds[:50])[0] != seen[:38]).any()  # another first part was left out
+    later = attribute.one_after_another(np.concatenate([features[:81], 0 * features[:1]]), kinds)[0]
+    assert (later[:-1] == seen[:-1]).all()  # nothing is learnt from what comes after
+
+
+def test_a_bound_on_telling_hospitals_apart_by_hand() -> None:
+    right = Scores(np.full(10, 1.0), np.full(10, -1.0))
+    assert attribute.bounded("scanner", right, 0.6, 0.015).value == pytest.approx(0.015 ** (1 / 20))  # all of 20 right
+    wrong = attribute.bounded("scanner", Scores(right.others, right.members), 0.6, 0.015)
+    assert wrong.value == 0.0 and wrong.attainable == pytest.approx(0.015 ** (1 / 20))
+
+
+def test_updates_that_know_nothing_of_a_hospital_are_flagged_no_more_often_than_stated() -> None:
+    rng, share = np.random.default_rng(0), attribute.CONTROL
+    target = negative = 0
+    for _ in range(300):
+        parts = [attribute.one_after_another(rng.normal(size=(40, 64)), rng.random(40) < 0.5) for _ in range(3)]
+        scores = [Scores(seen[asked], seen[~asked]) for seen, asked in parts]
+        target += any(attribute.bounded("", one, 0.5, (1 - share) * 0.05 / 3).exceeds for one in scores)
+        negative += any(attribute.bounded("", dealt_anew(one), 0.5, share * 0.05 / 3).exceeds for one in scores)
+    assert target <= 22 and negative <= 7  # 13.5 and 1.5 allowed on average; more by chance once in a hundred, if there were no grain
+
+
+@pytest.mark.parametrize("rates", ((0.6, 0.6), (0.9, 0.3), (0.5, 0.9)))
+def test_a_tolerated_auc_that_is_the_true_one_is_refuted_no_more_often_than_stated(rates: tuple[float, float]) -> None:
+    rng, found = np.random.default_rng(1), 0
+    for _ in range(2000):
+        kinds = rng.random(30) < 0.5
+        seen = np.where(rng.random(30) < np.where(kinds, rates[0], 1 - rates[1]), 1.0, -1.0)
+        found += attribute.bounded("", Scores(seen[kinds], seen[~kinds]), sum(rates) / 2, 0.05).exceeds
+    assert found <= 130  # 100 allowed; three standard deviations
 
 
 def test_where_no_update_is_seen_attribute_is_invalid_and_decides_over_nobody(tmp_path: Path) -> None:
@@ -128,7 +157,7 @@ def test_a_federation_that_learns_by_heart_gives_its_patients_away(tmp_path: Pat
 
 @pytest.mark.slow
 def test_what_a_hospital_is_like_is_told_from_its_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    order = ["audit", "attribute", "--shadows", "15", "--steps", "3", "--most", "0.6", "--out", str(tmp_path), "--json"]
+    order = ["audit", "attribute", "--shadows", "20", "--steps", "3", "--most", "0.6", "--out", str(tmp_path), "--json"]
     with pytest.raises(SystemExit) as stop:
         main([*order, *(part for setting in LEARNT_BY_HEART for part in ("--set", setting))])
     value = json.loads(capsys.readouterr().out)

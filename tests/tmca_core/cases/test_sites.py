@@ -154,3 +154,44 @@ def test_real_lungs(tmp_path):
     assert all(case.laterality == "patient" for case in sites["usa"].train.cases)
     assert splits_json(sites) == splits_json(load_sites(settings))
     assert splits_json(sites) != splits_json(load_sites(settings.with_values({"seed": 1})))
+
+
+PRIVATE = {"privacy.enabled": True, "privacy.noise_multiplier": 1.0}
+
+
+def cases_of(site: SiteData) -> dict[str, tuple[str, str]]:
+    """Case → its split, and its report as training reads it."""
+    return {case.case_id: (case.split, case.text) for part in (site.train, site.val, site.test) for case in part.cases}
+
+
+@pytest.mark.parametrize("column", ("", "train"))
+def test_one_patient_more_changes_nothing_of_the_others_in_private_training(tmp_path: Path, column: str) -> None:
+    cells = {f"a{p}{side}": {"split": column} for p in range(40) for side in ("left", "right")} if column else {}
+    settings = config(write_manifest(tmp_path, {"a": 40}, **cells), tmp_path / "cache", **PRIVATE, **{"data.laterality": "patient"})
+    whole = cases_of(load_sites(settings)["a"])
+    assert column or {split for split, _ in whole.values()} == {"train", "val", "test"}
+    table = Path(settings.data.manifest).read_text().splitlines(keepends=True)
+    for patient in ("a-0", "a-7", "a-39"):
+        Path(settings.data.manifest).write_text("".join(line for line in table if f",{patient}," not in line))
+        rest = cases_of(load_sites(settings)["a"])
+        assert len(rest) == len(whole) - 2
+        assert rest == {case: found for case, found in whole.items() if case in rest}
+
+
+def test_one_patient_does_not_turn_the_others_reports_round_in_private_training(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, {"a": 20}, sides="image")
+    with pytest.raises(LateralityError, match=r"declares no side convention.*tmca data check"):
+        load_sites(config(path, tmp_path / "cache", **PRIVATE))
+    plain = load_sites(config(path, tmp_path / "cache"))["a"]
+    assert {case.laterality for case in plain.train.cases} == {"image"}  # measured, where no promise is made
+    declared = load_sites(config(path, tmp_path / "cache", **PRIVATE, **{"data.laterality": "patient"}))["a"]
+    assert {case.laterality for case in declared.train.cases} == {"patient"}  # though the masks say otherwise: nothing is refused
+    (tmp_path / "manifest.toml").write_text('laterality = "image"\n')
+    told = load_sites(config(path, tmp_path / "cache", **PRIVATE))["a"]
+    assert all(case.text != case.report and case.laterality == "image" for case in told.train.cases)
+
+
+def test_settings_by_which_one_patient_decides_about_others_are_refused_with_privacy() -> None:
+    for setting, value in (("data.split", "counted"), ("data.on_bad_case", "fail"), ("training.precision", "bf16")):
+        with pytest.raises(ConfigError, match=rf"^privacy\.enabled .*{value}|^privacy\.enabled .*float32"):
+            parse({**PRIVATE, setting: value})

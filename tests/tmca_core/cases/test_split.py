@@ -122,3 +122,14 @@ def test_errors_name_row_patient_and_site():
         assign_splits([case("a", "1", site="lund", split="test")], val_fraction=0.1, test_fraction=0.2, seed=0)
     with pytest.raises(ConfigError, match="together below 1"):
         assign_splits(pool({"a": [1, 1]}), val_fraction=0.5, test_fraction=0.5, seed=0)
+
+
+def test_an_independent_split_is_each_patients_own_and_meets_the_shares_on_average() -> None:
+    cases = pool({"a": [1] * 1000, "b": [2] * 1000})
+    done = assign_splits(cases, val_fraction=0.1, test_fraction=0.2, seed=3, independent=True)
+    found = shares(done)
+    assert abs(found["test"] - 0.2) < 0.03 and abs(found["val"] - 0.1) < 0.03
+    some = assign_splits(cases[500:1700], val_fraction=0.1, test_fraction=0.2, seed=3, independent=True)
+    assert some == done[500:1700]
+    other = assign_splits(cases, val_fraction=0.1, test_fraction=0.2, seed=4, independent=True)
+    assert [c.split for c in other] != [c.split for c in done]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
-from private_cases import Coupled, Line, line_batch, ready
-from torch import Tensor
+from private_cases import CPU, SMALL, Coupled, Line, line_batch, ready, some_cases
+from torch import Tensor, nn
 
 from tmca_core.config import parse
 from tmca_core.errors import PrivacyError
-from tmca_core.networks import Network
+from tmca_core.networks import NETWORKS, Network, Output, build_network
+from tmca_core.networks.interface import Auxiliary
+from tmca_core.networks.tmca import Tmca
 from tmca_core.privacy.gradients import ENGINES, CaseLosses, Drawn, Engine, clipped_sum, flatten, in_their_batch, pick, training_losses
-from tmca_core.privacy.selftest import insist
+from tmca_core.privacy.mechanism import Mechanism
+from tmca_core.privacy.selftest import COINS, check_site, insist
 from tmca_core.text.features import TextBatch
 from tmca_core.training.batches import Batch
+from tmca_core.training.centralised import build_pipeline
 
 SCALES = (0.0, 1e-30, 1e-3, 1.0, 1e3, 1e6, 1e15, 1e30, 3e38)
 FINITE = ("noise", "flat", "spike", "stripes")
@@ -146,10 +151,63 @@ def test_and_so_does_the_self_test_before_training(coupling: str) -> None:
 
 def test_the_contrast_within_a_batch_of_the_real_network_is_found_by_both() -> None:
     contrast = {"network.name": "tmca", "tmca.alignment": "batch", "tmca.temperature": 0.07, "tmca.share": 1.0}  # in every step
-    network, drawn, losses, _ = ready(4, **contrast)
+    network, drawn, losses, _ = ready(6, **contrast)
     others = pick_patients(drawn, 0, 3)
-    tried = iter([pick_patients(drawn, 3, 4)])  # the first patient has no target, which leaves a film out of the contrast
+    tried = (pick_patients(drawn, k, k + 1) for k in range(3, 6))
     with torch.random.fork_rng(devices=[]):
         assert largest_influence(network, losses, tried, others, engine=in_their_batch)[0] > 1.01
         with pytest.raises(PrivacyError, match="changes with the other cases"):
             insist(network, drawn, losses, 1.0, engine=ENGINES["vmap"], chunk=8)
+
+
+class Undeclared(Tmca):
+    """`tmca` under a name that nothing else knows, whose contrast says that it is decomposable."""
+
+    def auxiliary(self, output: Output, masks: Tensor) -> dict[str, Auxiliary]:
+        return {name: replace(loss, decomposable=True) for name, loss in super().auxiliary(output, masks).items()}
+
+
+@pytest.mark.parametrize(("kind", "says"), [(Tmca, "'alignment' declares"), (Undeclared, "changes with the other cases")])
+def test_a_coupling_loss_of_some_steps_only_is_found_before_training(kind: type[Tmca], says: str) -> None:
+    name = f"other-{kind.__name__}"
+    NETWORKS.register(name)(kind)
+    config = parse(SMALL | {"network.name": name, "tmca.alignment": "batch", "tmca.share": 0.25})
+    network = build_network(config)
+    mechanism = Mechanism(noise_multiplier=1.0, clip=1e-3, sample_rate=0.1, expected=2.0, steps=1)
+    with pytest.raises(PrivacyError, match=says):
+        check_site(network, some_cases(), build_pipeline(network, config), config, mechanism, CPU)
+
+
+def test_the_self_test_throws_both_sides_of_nearly_any_coin() -> None:
+    with torch.random.fork_rng(devices=[]):
+        low, high = (float(torch.rand((), generator=torch.Generator().manual_seed(coin))) for coin in COINS)
+    assert low < 0.001 and high > 0.99
+
+
+class Deep(Line):
+    """nn.MultiheadAttention over pixels, and a residual branch that drop-path leaves out in half of the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.branch = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+        self.embed, self.out = nn.Conv2d(1, 8, 8, stride=8), nn.Linear(8, 1)
+
+    def forward(self, images: Tensor, text: TextBatch) -> Output:
+        x = self.embed(images).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        kept = (torch.rand(()) < 0.5).to(x) * 2 if self.training else 1.0
+        value = self.out((x + kept * self.branch(x)).mean(1))
+        return Output(value[:, :, None, None].expand(-1, 1, *images.shape[-2:]) + 0 * (self.a + self.b))
+
+
+def test_attention_and_drop_path_have_the_gradients_of_one_pass_a_case() -> None:
+    torch.manual_seed(0)
+    network, images = Deep().train(), torch.randn(5, 1, 32, 32)
+    few = line_batch(*[0.0] * 5)
+    drawn = Drawn(Batch(images, few.masks, few.text), torch.tensor([2, 1, 2]))
+    for coin in COINS:
+        losses = training_losses(parse({}).training, 1.0, coin)
+        found = insist(network, drawn, losses, 1e-3, engine=ENGINES["vmap"], chunk=3)
+        assert found.gradient_error < 1e-5 and found.influence <= 1.0001
+    gradients = [ENGINES["vmap"](network, drawn.batch, training_losses(parse({}).training, 1.0, coin)) for coin in COINS]
+    assert gradients[0]["branch.weight"].abs().sum() > 0 and gradients[1]["branch.weight"].abs().sum() == 0

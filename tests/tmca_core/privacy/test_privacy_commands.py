@@ -138,6 +138,21 @@ def test_every_hospital_has_its_own_plan(tmp_path: Path, capsys: pytest.CaptureF
     assert code == 0 and "large\n" in out and "21 steps" in out
 
 
+def test_a_plan_under_a_policy_is_what_the_site_will_charge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hospital that lets its number of patients out rounded down to tens draws with the larger rate that follows from it."""
+    (tmp_path / "run.toml").write_text("[privacy]\nenabled = true\nnoise_multiplier = 1.0\n[training]\nbatch_size = 4\nsteps = 10\n")
+    (tmp_path / "site.toml").write_text("[metrics]\ncase_counts = true\n")
+    (tmp_path / "mute.toml").write_text("")
+    order = (tmp_path / "run.toml", "--patients", 29, "--steps", 10)
+    told = plan(capsys, *order, "--policy", tmp_path / "site.toml")
+    assert told["epsilon"]["pld"] == pytest.approx(epsilon([NoisySteps(1.0, 4 / 20, 10)], 1e-5), abs=1e-6)
+    assert plan(capsys, *order)["epsilon"]["pld"] == pytest.approx(epsilon([NoisySteps(1.0, 4 / 29, 10)], 1e-5), abs=1e-6)
+    code, _, err = run(capsys, "plan", *order, "--policy", tmp_path / "mute.toml")
+    assert code == 2 and "set privacy.sample_rate" in err
+    code, _, err = run(capsys, "plan", "--rate", 0.1, "--noise", 1, "--steps", 9, "--policy", tmp_path / "site.toml")
+    assert code == 2 and "goes with a CONFIG" in err
+
+
 def test_a_ledgers_life(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ledger"
     assert run(capsys, "ledger", "verify", path, "--json")[:1] == (2,)
