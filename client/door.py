@@ -64,7 +64,9 @@ class Door:
         """
         if self.policy is None or self.ledger is None:
             return
-        request = request_of(config, patients, self.count(patients), app, self.policy.starts_of(config))
+        request = request_of(config, patients, self.count(patients), app)
+        self.policy.check(request)  # before a file that the server names is looked at
+        request = replace(request, starts=self.policy.starts_of(config))
         if run is None:
             self.policy.check(request)
         else:

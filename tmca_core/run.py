@@ -192,7 +192,7 @@ class Run:
         try:
             value = self.read_json(name)
             known = rounds(value)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LedgerError(f"{path}, which says what this run has released, is damaged ({error}). {restore}") from None
         if known < done:
             raise LedgerError(

@@ -23,7 +23,8 @@ def test_no_weights_are_read_that_the_hospital_has_not_listed(tmp_path: Path, mo
     hospital = Hospital.make(tmp_path)
     digest = saved(private(), tmp_path / "ours.safetensors")
     for path in (tmp_path / "ours.safetensors", tmp_path / "absent.safetensors"):
-        for setting in ({"network__start": str(path), "network__trainable": "norms"}, {"network__image_weights": str(path)}):
+        named = ({"network__start": str(path), "network__trainable": "norms"}, {"network__image_weights": str(path)})
+        for setting in (*named, {"network__text_encoder": str(path)}):
             with monkeypatch.context() as patch:
                 patch.setattr(start, "weights_digest", lambda path: pytest.fail("the file was read"))
                 assert "Rule: app.starts; bound: 0 others." in hospital.hello(private(**setting)).refusal
@@ -33,8 +34,17 @@ def test_no_weights_are_read_that_the_hospital_has_not_listed(tmp_path: Path, mo
     config = private(network__start=str(tmp_path / "ours.safetensors"), network__trainable="norms")
     assert not hospital.train(config).has_error()
     saved(private(seed=5), tmp_path / "ours.safetensors")  # other weights in the same file
-    start.weights_read.cache_clear()
     assert reason(hospital.train(config, round=2)).endswith("Rule: app.starts; bound: 1 others.")
+
+
+def test_nothing_is_fetched_or_opened_before_the_policy_has_been_asked_about_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital.make(tmp_path, more='[app]\nstarts = ["00"]')
+    for place in ("tmca_core.networks.start.weights_digest", "tmca_core.text.huggingface._from_hub"):
+        monkeypatch.setattr(place, lambda *given, **more: pytest.fail("something was opened"))
+    named = {"network__start": "/nowhere", "network__text_encoder": "owner/name", "network__trainable": "norms"}
+    assert "Rule: app.downloads" in hospital.hello(private(**named, network__allow_download=True)).refusal
 
 
 def test_a_start_that_only_the_server_reads_needs_no_leave(tmp_path: Path) -> None:
@@ -44,7 +54,7 @@ def test_a_start_that_only_the_server_reads_needs_no_leave(tmp_path: Path) -> No
 
 
 def test_private_training_of_one_hospital_does_not_start_from_weights_that_nobody_listed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tmca_core.cli import main
 
@@ -52,6 +62,7 @@ def test_private_training_of_one_hospital_does_not_start_from_weights_that_nobod
     saved(private(), tmp_path / "plain.safetensors")
     config = private(network__start=str(tmp_path / "plain.safetensors"), data__cache_dir=str(tmp_path / "cache"))
     settings = [f"--set={key}={value}" for key, value in config.flat().items() if value != Config().flat()[key]]
+    monkeypatch.setattr(start, "read_start", lambda path: pytest.fail("the file was read"))
     with pytest.raises(SystemExit) as ended:
         main(["train", f"--manifest={hospital.manifest}", f"--out={tmp_path / 'run'}", f"--policy={tmp_path / 'site.toml'}", *settings])
     assert ended.value.code == 3 and "Rule: app.starts" in capsys.readouterr().err and hospital.kinds() == []

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -17,6 +17,9 @@ from tmca_core.audits.subjects import Beta, Held, Settings
 from tmca_core.cli import emit
 from tmca_core.config import load
 from tmca_core.errors import AuditInvalid, ConfigError, NotApplicable, TmcaError
+
+if TYPE_CHECKING:
+    from tmca_core.audits.conduct import Report
 
 ORDER = ("sensitivity", "mechanism", "one-run", "membership", "inversion", "attribute")  # of power; others come last
 
@@ -106,32 +109,44 @@ def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out
     """Conduct, write audit.json and audit.html, print, and leave with the exit code of the worst verdict.
 
     Raises:
-        ConfigError: options that do not go together, or a folder that holds another audit. Of several audits that one is INVALID, and
-            the reports of the others are written.
+        ConfigError: options that do not go together, or a folder that holds another audit. Of several audits that one is INVALID, as
+            is one that breaks in any other way, and the reports of the others are written.
     """
-    from tmca_core.audits.conduct import conduct, invalid
     from tmca_core.audits.page import silent_sentences, worst, write
     from tmca_core.console import run_folder
 
     folder = run_folder(out, f"audit-{kind}")
-    reports = []
-    for name, factory in audits:
-        own = folder / name if kind == "all" else folder
-        try:
-            report = conduct(factory(), own)
-        except AuditInvalid as error:
-            report = invalid(name, str(error), own, applies=not isinstance(error, NotApplicable))
-        except TmcaError as error:
-            if kind != "all":
-                raise
-            report = invalid(name, str(error), None)
-        reports.append(report)
-    value = write(folder, reports, together=kind == "all")
+    together = kind == "all"
+    reports = [_conducted(name, factory, folder / name if together else folder, alone=not together) for name, factory in audits]
+    value = write(folder, reports, together=together)
     lines = [f"{report.name}: {report.verdict}\n  {report.sentence}" for report in reports]
-    if kind == "all":
+    if together:
         lines.append("\n  ".join([f"all: {value['verdict']}", *silent_sentences(reports)]))
     emit(as_json, value, "\n".join([*lines, f"report: {folder / 'audit.html'}"]))
     raise typer.Exit(EXIT_CODES[worst(reports)])
+
+
+def _conducted(name: str, factory: Callable[[], Audit], own: Path, *, alone: bool) -> Report:
+    """The report of one audit in its own folder.
+
+    Args:
+        alone: errors other than AuditInvalid leave; among several audits they are reported as INVALID.
+    """
+    from tmca_core.audits.conduct import conduct, invalid, reason_of
+
+    try:
+        try:
+            return conduct(factory(), own)
+        except AuditInvalid as error:
+            return invalid(name, str(error), own, applies=not isinstance(error, NotApplicable))
+        except Exception as error:
+            if alone or isinstance(error, TmcaError | OSError):  # the folder is another audit's, or nothing can be written there
+                raise
+            return invalid(name, reason_of(error), own)
+    except Exception as error:
+        if alone:
+            raise
+        return invalid(name, reason_of(error), None)
 
 
 def _options(factory: Callable[..., Audit]) -> dict[str, inspect.Parameter]:

@@ -105,10 +105,16 @@ def conduct(audit: Audit, folder: Path) -> Report:
 
 
 def _control(audit: Audit, arm: Arm) -> Evidence:
+    """Evidence of a control; whatever breaks in it, memory and libraries too, makes it invalid and does not discard the target's."""
     try:
         return audit.measure(arm)
-    except TmcaError as error:
-        return Evidence(invalid=(str(error).rstrip("."),))
+    except Exception as error:
+        return Evidence(invalid=(reason_of(error).rstrip("."),))
+
+
+def reason_of(error: Exception) -> str:
+    """An error as a reason; of one that is not the project's own its type is named, for its words alone say little."""
+    return str(error) if isinstance(error, TmcaError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def invalid(
@@ -199,9 +205,10 @@ def judge(evidence: Mapping[Arm, Evidence], blind: str = "") -> tuple[Verdict, t
     3. INVALID: a control's measurement says that nothing follows, or the negative control was flagged.
     4. FAIL: a bound of the target exceeds its claim, and so does the bound of the same name in the positive control, or there is none:
        such a bound (of a run's released weights, which cannot be made without privacy) refutes at its confidence and clears nobody.
-    5. NO POWER: no bound that has its like in the positive control could have passed its claim.
-    6. INVALID: in some measure (ε, dB …) such bounds could have passed their claims, and the positive control exceeds by none of them.
-       Bounds in one measure stand for each other, those in different measures are of different secrets.
+    5. INVALID: in some measure (ε, dB …) bounds that have their like in the positive control could have passed their claims, and it exceeds
+       by none of them. Bounds in one measure stand for each other, those in different measures are of different secrets.
+    6. INVALID: a bound of the target exceeds its claim, and the one of the same name in the positive control does not: nothing is refuted,
+       and nobody is cleared. NO POWER: no bound that has its like in the positive control could have passed its claim.
     7. NO POWER: the audit is `blind`. PASS: none of these. It rests on the bounds that could have passed their claim and by whose name the
        positive control exceeds; of all others the reasons say that they are no part of it.
     """
@@ -220,16 +227,18 @@ def judge(evidence: Mapping[Arm, Evidence], blind: str = "") -> tuple[Verdict, t
     if any(bound.exceeds and controlled.get(bound.name, True) for bound in target.bounds):
         return "FAIL", (_flags(target),)
     powerful = [bound for bound in target.bounds if bound.powerful and bound.name in controlled]
+    seen = {bound.measure for bound in powerful if controlled[bound.name]}
+    if unseen := [bound.name for bound in powerful if bound.measure not in seen]:
+        why = f"the positive control, without privacy, was not flagged by {' or '.join(unseen)}: this audit does not see what it should"
+        return "INVALID", (why, *exceeds)
+    if blunt := [bound.name for bound in target.bounds if bound.exceeds]:
+        return "INVALID", (f"the positive control, without privacy, was not flagged by {' or '.join(blunt)}, and the target was", *exceeds)
     if not powerful:
         told = "; ".join(
             f"{b.name}: at most {_number(b.attainable)} {b.measure}, claimed {_number(b.claim)}, found {_number(b.value)}"
             for b in target.bounds
         )
         return "NO POWER", (f"whatever the system did, no bound of this audit could have passed the claim ({told or 'there is no bound'})",)
-    seen = {bound.measure for bound in powerful if controlled[bound.name]}
-    if unseen := [bound.name for bound in powerful if bound.measure not in seen]:
-        why = f"the positive control, without privacy, was not flagged by {' or '.join(unseen)}: this audit does not see what it should"
-        return "INVALID", (why, *exceeds)
     told = "; ".join(_told(bound, controlled.get(bound.name)) for bound in target.bounds)
     return ("NO POWER", (f"{blind} ({told})",)) if blind else ("PASS", (told,))
 

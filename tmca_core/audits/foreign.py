@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -127,13 +128,21 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
 
     Raises:
         ConfigError: no such files.
-        AuditInvalid: scores from which nothing follows.
+        AuditInvalid: scores of the target from which nothing follows; a control's make that control invalid when it is measured.
     """
     tables = read_scores(path)
-    made = {arm: table.scores() for arm, table in tables.items()}
     most, delta = canaries.held_against(claim)
-    judged = {arm: (scores, threshold) if threshold is not None else _halved(scores, delta) for arm, scores in made.items()}
-    target, fixed = judged["target"]
+
+    @cache
+    def judged(arm: Arm) -> tuple[Scores, float]:
+        scores = tables[arm].scores()
+        return (scores, threshold) if threshold is not None else _halved(scores, delta)
+
+    target, fixed = judged("target")
+    thresholds: dict[str, Fixed] = {}
+    for control in tables.keys() - {"target"}:
+        with suppress(Exception):  # an unusable control has no threshold, and says why when it is measured
+            thresholds[f"threshold_of_{control}_control"] = judged(control)[1]
 
     def measure(arm: Arm) -> Evidence:
         if arm == "target":
@@ -141,8 +150,8 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
             told = canaries.figures(canaries.bound(target, fixed, most, BOUND * beta).value, claim, None, None)
             told |= distribution_check(tables["target"])
             return Evidence((bound,), scores=target, figures=told)
-        if arm in judged:
-            scores, at = judged[arm]
+        if arm in tables:
+            scores, at = judged(arm)
         elif arm == "positive":
             scores, at = Scores(np.ones(len(target.members)), np.zeros(len(target.others))), 0.5
         else:
@@ -155,11 +164,11 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
         "scores_sha256": digest(path),
         "threshold": fixed,
         "threshold_from": "given" if threshold is not None else "every second patient, who is not judged",
-        "positive_control": "from the files" if "positive" in made else NO_CONTROL,
-        **{f"threshold_of_{arm}_control": at for arm, (_, at) in judged.items() if arm != "target"},
-        "negative_control": "from the files" if "negative" in made else "membership dealt anew by independent coins",
+        "positive_control": "from the files" if "positive" in tables else NO_CONTROL,
+        **thresholds,
+        "negative_control": "from the files" if "negative" in tables else "membership dealt anew by independent coins",
     }
-    threat, blind = "The attack that made these scores, as its makers describe it.", "" if "positive" in made else NO_POSITIVE
+    threat, blind = "The attack that made these scores, as its makers describe it.", "" if "positive" in tables else NO_POSITIVE
     return Audit("mechanism", QUESTION, threat, claim, beta, registered, measure, blind=blind)
 
 

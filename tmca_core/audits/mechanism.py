@@ -15,6 +15,7 @@ from tmca_core.audits import claims
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence, Fixed
 from tmca_core.audits.subjects import REMADE
 from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.run import Run
 
 if TYPE_CHECKING:
     from tmca_core.audits.canaries import Test
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tmca_core.config import Config
 
 QUIET = 1e-3  # noise of the positive control, in parts of the noise claimed
+COPIED = 1e-3  # by which σ as somebody copies it from a printed line may differ from the run's
 MOST_NUMBERS = 4_000_000  # of a network whose own noise is tested beside the small one's: ten seconds and half a gigabyte
 
 
@@ -184,22 +186,33 @@ def _settings(
     from tmca_core.audits.sensitivity import configured
 
     settings, _, identity = configured(run, config, [*(QUICK if not (run or config) else ()), *(assignments or [])], noise)
-    own = _noise_of(settings) if run or not noise else noise
-    if noise and not math.isclose(noise, own):
+    own = _noise_of(settings, run) if run or not noise else noise
+    if noise and not math.isclose(noise, own, rel_tol=COPIED):
         raise ConfigError(
             f"--noise {noise:g}: {run} trained with σ = {own:g}, and a run is audited as it was made. Leave out --noise, or --run."
         )
     return settings, own, identity
 
 
-def _noise_of(settings: Config) -> float:
-    """A configuration's σ, the least of its sites; 1 of the shipped step where nobody said."""
+def _noise_of(settings: Config, run: Path | None) -> float:
+    """A configuration's σ, the least of its places of training: of its sites, or the one of a centralised run; 1 where nobody said.
+
+    Raises:
+        AuditInvalid: the data hold no site that a centralised run trained on.
+    """
     if settings.privacy.noise_multiplier:
         return settings.privacy.noise_multiplier
     if settings.privacy.target_epsilon:
         from tmca_core.privacy.planning import mechanism_of, training_patients
 
-        return min(mechanism_of(settings, len(ids)).noise_multiplier for ids in training_patients(settings).values())
+        patients, summary = training_patients(settings), Run(run).read_json("run.json") if run else {}
+        if summary.get("engine") == "centralised":  # one place, at the rate of all who were trained on there
+            arm = str(summary.get("arm"))
+            patients = {name: ids for name, ids in patients.items() if arm in ("pooled", f"local:{name}")}
+            if not patients:
+                raise AuditInvalid(f"the data hold no site of the run's arm '{arm}'.")
+            patients = {arm: sorted(set().union(*patients.values()))}
+        return min(mechanism_of(settings, len(ids)).noise_multiplier for ids in patients.values())
     return 1.0
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tmca_core.audits.guesses import CONTROL, bounds, guesses_for
+from tmca_core.audits.guesses import CONTROL, bounds, guesses_for, undecided
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Claim, Evidence
 from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
 from tmca_core.audits.subjects import REMADE, Beta, ConfigFile, Held, RunFolder, Settings, fair_coins, held_out, key, prepared
@@ -73,6 +73,8 @@ def membership(
 
             more = attacked(run, subject, claim, RELEASED_SHARE * beta)
             found = replace(found, bounds=found.bounds + more.bounds, figures={**more.figures, **found.figures}, scope=more.scope)
+        if arm == "target" and found.scores and not found.flagged:
+            found = replace(found, invalid=undecided(found.scores, guesses))
         return found
 
     updates = "" if subject.hidden else ", and every round's model of every single site"

@@ -107,13 +107,12 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
 
     Raises:
         ConfigError: no such files, or more guesses than canaries.
-        AuditInvalid: scores from which nothing follows.
+        AuditInvalid: scores of the target from which nothing follows; a control's make that control invalid when it is measured.
     """
     from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, digest, distribution_check, read_scores
 
     tables = read_scores(path)
-    made = {arm: table.scores() for arm, table in tables.items()}
-    target = made["target"]
+    target = tables["target"].scores()
     canaries = len(target.members) + len(target.others)
     gaussian = claim.exact_mu is not None
     count = guesses or guesses_for(canaries, claim, beta, gaussian=gaussian)
@@ -121,12 +120,14 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
         raise ConfigError(f"--guesses {count} is more than the {canaries} canaries of {path}.")
 
     def measure(arm: Arm) -> Evidence:
+        own = tables[arm].scores() if arm in tables and arm != "target" else None  # here: a control's fault must not hide the target
         if arm == "negative":
-            dealt = made.get(arm) or dealt_anew(target)
+            dealt = own or dealt_anew(target)
             return Evidence(bounds(dealt, count, claim, CONTROL * beta, limit=0.0, gaussian=gaussian), scores=dealt)
         scores = target
         if arm == "positive":
-            scores = made.get(arm) or Scores(np.ones(len(target.members)), np.zeros(len(target.others)))
+            outside = len(target.others)
+            scores = own or Scores(np.arange(float(len(target.members))) + outside, np.arange(float(outside)))
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
         told = _figures(scores, {}, count, claim, beta, gaussian=gaussian) | distribution_check(tables["target"])
         return _evidence(scores, count, bounds(scores, count, claim, beta, limit=limit, gaussian=gaussian), told)
@@ -138,12 +139,12 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
         "guesses": count,
         "threshold": f"the {-(-count // 2)} highest scores took part, the {count // 2} lowest did not",
         "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta, gaussian=gaussian)), 6),
-        "positive_control": "from the files" if "positive" in made else NO_CONTROL,
-        "negative_control": "from the files" if "negative" in made else "membership dealt anew by independent coins",
+        "positive_control": "from the files" if "positive" in tables else NO_CONTROL,
+        "negative_control": "from the files" if "negative" in tables else "membership dealt anew by independent coins",
         "share_of_error_negative_control": CONTROL,
     }
     threat = "The attack that made these scores, as its makers describe it; memberships were dealt by independent fair coins."
-    return Audit("one-run", QUESTION, threat, claim, beta, registered, measure, blind="" if "positive" in made else NO_POSITIVE)
+    return Audit("one-run", QUESTION, threat, claim, beta, registered, measure, blind="" if "positive" in tables else NO_POSITIVE)
 
 
 def make_canaries(subject: Subject, count: int, wanted: tuple[str, ...] = KINDS) -> dict[str, CaseTensors]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tmca_core.audits.guesses import bounds, guesses_for
+from tmca_core.audits.guesses import bounds, guesses_for, undecided
 from tmca_core.audits.interface import Claim, Evidence
 from tmca_core.audits.scores import Numbers, Scores
 from tmca_core.audits.shift import insist_alike
@@ -33,6 +33,8 @@ COVARIATES = ("cases", "mean of the film", "share of target", "words of the repo
 def attacked(run: Path, subject: Subject, claim: Claim, beta: float) -> Evidence:
     """Bounds from a threshold on the loss of the released weights, where training and test patients are alike; else the reason why not.
 
+    Losses that are tied where guesses end may refute the claim; otherwise nothing was attacked.
+
     Membership was dealt by the run's split, not by the auditor's coins. Patients are thinned by coins until at every site either kind is
     as likely, and their covariates must not tell them apart.
     """
@@ -41,7 +43,10 @@ def attacked(run: Path, subject: Subject, claim: Claim, beta: float) -> Evidence
     except AuditInvalid as error:
         return Evidence(figures={NAME: f"NOT ATTACKED: {error}"})
     canaries = len(scores.members) + len(scores.others)
-    found = bounds(scores, guesses_for(canaries, claim, beta), claim, beta)
+    guesses = guesses_for(canaries, claim, beta)
+    found = bounds(scores, guesses, claim, beta)
+    if not any(one.exceeds for one in found) and (tied := undecided(scores, guesses)):
+        return Evidence(figures={NAME: f"NOT ATTACKED: {'; '.join(tied)}."})
     low, high = scores.auc_interval()
     told = f"{len(scores.members)} training and {len(scores.others)} test patients, loss, AUC {scores.auc:.3f} ({low:.3f} to {high:.3f})"
     return Evidence(tuple(replace(one, name=f"{NAME}, {one.name}") for one in found), figures={NAME: told}, scope=REMADE_AND_RELEASED)

@@ -171,24 +171,18 @@ def declarations(manifest: Manifest, laterality: Literal["auto"] | Laterality) -
 
 
 def as_declared(manifest: Manifest, tensors: CaseTensors, *, laterality: Literal["auto"] | Laterality = "auto") -> CaseTensors:
-    """Every case's `laterality` and `text` by the declared convention alone, as private training needs it.
+    """Cases in the side convention that they were read in, which private training takes as it is declared.
 
     A measured one is a vote of all patients: the one who tips it turns everybody's report round, and a refusal tells of that patient.
     Masks that contradict the declaration are warned of in the site's own log, and change nothing.
 
-    Raises:
-        LateralityError: a site declares nothing.
+    Args:
+        manifest: read with `own_sides`.
     """
     said = declarations(manifest, laterality)
-    if silent := [site for site in dict.fromkeys(case.site for case in tensors.cases) if not said.get(site)]:
-        raise LateralityError(
-            f"{manifest.path}: {named(silent)} {'declares' if len(silent) == 1 else 'declare'} no side convention. In private training it "
-            "is not measured, since one patient could decide about all others' reports: measure it with `tmca data check` and write "
-            'laterality = "patient" or "image" into manifest.toml, or set data.laterality.'
-        )
     if message := contradiction(weigh_sites(tensors.cases, tensors.masks, said)):
         log.warning("%s: %s Private training goes on as declared.", manifest.path, message)
-    return replace(tensors, cases=[in_convention(case, said[case.site] or "patient") for case in tensors.cases])
+    return tensors
 
 
 def resolve_laterality(

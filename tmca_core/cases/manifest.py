@@ -79,6 +79,7 @@ def read_manifest(
     on_bad_case: OnBadCase = "skip",
     targets: Sequence[str] = (),
     missing_reports: MissingReports = "skip",
+    own_sides: bool = False,
 ) -> Manifest:
     """Read and check a manifest (CSV or Parquet) and the sidecar `manifest.toml` beside it.
 
@@ -95,12 +96,14 @@ def read_manifest(
             column `mask:NAME` where the table has it, else `mask`.
         missing_reports: a case with an empty cell in `report` is a bad row ("skip"), or a case with report "" ("use"). The column
             itself is needed either way.
+        own_sides: a cell in `laterality` speaks for its own row alone, as private training needs it, and not for its whole site; a row
+            for which nothing speaks is a bad row.
 
     Raises:
         ManifestError: the table as a whole cannot be used, or no row of it.
         CaseError: a row is bad and `on_bad_case` is "fail".
     """
-    manifest = scan_manifest(path, laterality=laterality, targets=targets, missing_reports=missing_reports)
+    manifest = scan_manifest(path, laterality=laterality, targets=targets, missing_reports=missing_reports, own_sides=own_sides)
     if on_bad_case == "fail" and manifest.skipped:
         first = manifest.skipped[0]
         raise CaseError(first.row, first.column, first.reason)
@@ -116,6 +119,7 @@ def scan_manifest(
     laterality: Literal["auto"] | Laterality = "auto",
     targets: Sequence[str] = (),
     missing_reports: MissingReports = "skip",
+    own_sides: bool = False,
 ) -> Manifest:
     """`read_manifest` that always goes on to the end, also when no row is good."""
     table = read_table(path)
@@ -132,7 +136,7 @@ def scan_manifest(
         raise ManifestError(f"{path} has a header and no rows.")
     sidecar, warnings = _read_sidecar(path.parent / SIDECAR)
     mask_columns, about_masks = _mask_columns(path, table.columns, targets)
-    reader = _Reader(path.parent, _convention(sidecar.get("laterality", "")), laterality, mask_columns, missing_reports)
+    reader = _Reader(path.parent, _convention(sidecar.get("laterality", "")), laterality, mask_columns, missing_reports, own_sides)
     cases, skipped = [], []
     for row in table.rows:
         try:
@@ -201,10 +205,13 @@ class _Reader:
         fallback: Literal["auto"] | Laterality,
         mask_columns: Sequence[str],
         missing_reports: MissingReports,
+        own_sides: bool,
     ) -> None:
+        self.own_sides, self.stated = own_sides, dict[int, Laterality]()
         self.mask_columns, self.missing_reports = mask_columns, missing_reports
         self.folder, self.root, self.sidecar = folder, folder.resolve(), sidecar
         self.fallback: Laterality = "patient" if fallback == "auto" else fallback
+        self.mute = own_sides and sidecar is None and fallback == "auto"
         self.declared: dict[str, Laterality] = {}
         self.declared_in: dict[str, int] = {}
         self.sites_of: dict[str, set[str]] = {}
@@ -235,6 +242,13 @@ class _Reader:
             raise CaseError(row.number, "split", f"'{value['split']}' is unknown; it is train, val, test, or empty.")
         if laterality not in ("", *CONVENTIONS):
             raise CaseError(row.number, "laterality", f"'{value['laterality']}' is unknown; it is patient, image, or empty.")
+        if self.mute and not laterality:
+            raise CaseError(
+                row.number,
+                "laterality",
+                "is empty, and neither manifest.toml nor data.laterality says whose left reports mean. In private training it is not "
+                "measured, since one patient could decide about all others' reports: measure it with `tmca data check` and declare it.",
+            )
         self._check_split(row.number, patient_id, split)
         self._check_convention(row.number, site, laterality)
         image = self._file(row.number, "image", value["image"])
@@ -243,7 +257,9 @@ class _Reader:
         self.row_of[case_id] = row.number
         self.split_of.setdefault(patient_id, (split, row.number))
         self.sites_of.setdefault(patient_id, set()).add(site)
-        if stated := _convention(laterality):
+        if (stated := _convention(laterality)) and self.own_sides:
+            self.stated[row.number] = stated
+        elif stated:
             self.declared.setdefault(site, stated)
             self.declared_in.setdefault(site, row.number)
         metadata = {name: text for name, text in row.values.items() if name not in OWN and name.partition(":")[0] != MASK}
@@ -251,8 +267,8 @@ class _Reader:
         return Case(case_id, patient_id, site, image, masks, report, report, self.fallback, cast(Split, split), row.number, metadata)
 
     def with_site_convention(self, case: Case) -> Case:
-        """The case in the convention its site states anywhere in the table, else the sidecar's, else the fallback."""
-        laterality = self.declared.get(case.site) or self.sidecar or self.fallback
+        """The case in the convention its site states anywhere in the table, else the sidecar's, else the fallback; see `own_sides`."""
+        laterality = self.stated.get(case.row) or self.declared.get(case.site) or self.sidecar or self.fallback
         return replace(case, laterality=laterality, text=in_patient_sides(case.report, laterality))
 
     def _check_split(self, row: int, patient: str, split: str) -> None:

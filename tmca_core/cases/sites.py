@@ -50,14 +50,14 @@ def load_sites(config: Config) -> dict[str, SiteData]:
 
     Raises:
         ManifestError: the manifest cannot be used, or a site is left without a case to train on.
-        LateralityError: the masks contradict the declared side convention; of a private run: none is declared.
+        LateralityError: the masks contradict the declared side convention; never of a private run.
         ConfigError: several targets are asked of the phantom, or films are flipped and a target has a side without counterpart.
     """
     if config.augmentation.flip:
         mirrored_targets(config.data.target_names)  # said here, before anything is read
     if not config.data.manifest:
         return _phantom(config, None)
-    manifest = manifest_of(Path(config.data.manifest), config.data)
+    manifest = manifest_of(Path(config.data.manifest), config.data, own_sides=config.privacy.enabled)
     tensors, skipped = _decoded(config, manifest)
     lost = sorted(_sites(manifest.cases) - _sites(tensors.cases)) if config.partition.by == "site" else []
     if lost:
@@ -105,14 +105,15 @@ def splits_json(sites: Mapping[str, SiteData]) -> dict[str, dict[str, str]]:
     }
 
 
-def manifest_of(path: Path, data: DataSettings) -> Manifest:
-    """The table at `path`, read as the settings say."""
+def manifest_of(path: Path, data: DataSettings, *, own_sides: bool = False) -> Manifest:
+    """The table at `path`, read as the settings say; `own_sides` as `read_manifest` has it."""
     return read_manifest(
         path,
         laterality=data.laterality,
         on_bad_case=data.on_bad_case,
         targets=data.target_names,
         missing_reports=data.missing_reports,
+        own_sides=own_sides,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tmca_core.cases.case import Case, Split
@@ -23,9 +23,9 @@ def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: 
 
     The draw depends on the seed, the site's name and its set of patients, not on the order of rows.
 
-    `independent`: every patient is drawn by itself, from the seed and its id alone, so that one patient more or less changes nothing for
-    any other: only then does the noise of private training, which covers what one patient changes of a sum, cover all that it changes.
-    The fractions are then probabilities, and a small site may be left with nothing to test on.
+    `independent`: a patient's split is what its own rows say, or else drawn from the seed and its id alone (no `val` is made up), so that
+    one patient more or less changes nothing for any other: only then does the noise of private training, which covers what one patient
+    changes of a sum, cover all that it changes. The fractions are then probabilities, and a small site may be left with nothing to test on.
 
     Args:
         cases: of any number of sites, in any order.
@@ -50,14 +50,14 @@ def assign_splits(cases: Sequence[Case], *, val_fraction: float, test_fraction: 
     for case in cases:
         by_site.setdefault(case.site, []).append(case)
     with_column = {site for site, members in by_site.items() if any(case.split for case in members)}
-    known: Chosen = {}
+    known = _each_alone(cases, val_fraction, test_fraction, seed) if independent else Chosen()
     for site in sorted(by_site, key=lambda name: (name not in with_column, name)):
         members = by_site[site]
         counts = _cases_per_patient(members)
-        if site in with_column:
-            chosen = _honour(site, members, known, val_fraction, seed, independent)
-        elif independent:
-            chosen = {patient: _alone(patient, val_fraction, test_fraction, seed) for patient in counts} | _kept(known, counts)
+        if independent:
+            chosen = {patient: known[patient] for patient in counts}
+        elif site in with_column:
+            chosen = _honour(site, members, known, val_fraction, seed)
         else:
             chosen = _draw(_shuffled(counts, seed, site), counts, known, val_fraction, test_fraction)
         if "train" not in chosen.values():
@@ -82,17 +82,16 @@ def _shuffled(counts: Mapping[str, int], seed: int, site: str) -> list[str]:
     return [patients[i] for i in numpy_rng(seed, "split", site).permutation(len(patients))]
 
 
-def _alone(patient: str, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """The split of a patient, whoever else there is."""
-    drawn = float(numpy_rng(seed, "split of a patient", patient).random())
-    return "test" if drawn < test_fraction else "val" if drawn < test_fraction + val_fraction else "train"
+def _each_alone(cases: Sequence[Case], val_fraction: float, test_fraction: float, seed: int) -> Chosen:
+    """Every patient's split by its own rows, or else by its id, whoever else there is."""
+    chosen: Chosen = {case.patient_id: case.split for case in cases if case.split}
+    for patient in {case.patient_id for case in cases} - chosen.keys():
+        drawn = float(numpy_rng(seed, "split of a patient", patient).random())
+        chosen[patient] = "test" if drawn < test_fraction else "val" if drawn < test_fraction + val_fraction else "train"
+    return chosen
 
 
-def _kept(known: Mapping[str, Split], patients: Collection[str]) -> Chosen:
-    return {patient: split for patient, split in known.items() if patient in patients}
-
-
-def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fraction: float, seed: int, independent: bool) -> Chosen:
+def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fraction: float, seed: int) -> Chosen:
     """Splits as the manifest says, `val` drawn from `train` where it names none."""
     chosen: Chosen = {}
     first_row: dict[str, int] = {}
@@ -109,9 +108,7 @@ def _honour(site: str, cases: Sequence[Case], known: Mapping[str, Split], val_fr
                 "or empty it."
             )
         first_row.setdefault(case.patient_id, case.row)
-    chosen |= _kept(known, chosen)
-    if independent:  # whether the column names a `val` would be another patient's doing: none is drawn
-        return chosen
+    chosen |= {patient: split for patient, split in known.items() if patient in chosen}
     if "val" not in chosen.values() and val_fraction > 0:
         counts = _cases_per_patient([case for case in cases if chosen[case.patient_id] == "train"])
         free = [patient for patient in _shuffled(counts, seed, site) if patient not in known]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -75,21 +76,35 @@ def needs_start(network: Network) -> bool:
     return set(roles(network).values()) != {"shared"}
 
 
-@lru_cache(maxsize=4)
-def weights_read(config: Config, alone: bool) -> tuple[Path, ...]:
-    """Files of weights that whoever trains by these settings reads from its own disk; those of a package are none.
+def own_weights(config: Config, alone: bool) -> tuple[Callable[[], str], ...]:
+    """Digests of the weights that whoever trains by these settings reads from its own disk or cache, none of them read yet.
+
+    Weights of packages are none. A text encoder's digest is its fingerprint.
 
     Args:
         alone: nobody sends shared tensors.
     """
+    from tmca_core.text import huggingface, wordpiece  # noqa: F401  (they register themselves)
+    from tmca_core.text.encoders import TEXT_ENCODERS, build_text_encoder
+
+    found: list[Callable[[], str]] = []
+    network = config.network
+    if network.image_weights not in ("", "package"):
+        found.append(partial(weights_digest, Path(network.image_weights)))
+    if network.text_encoder not in TEXT_ENCODERS.names():
+        found.append(lambda: build_text_encoder(network).fingerprint())
+    if network.start and (alone or _site_reads_start(config)):
+        found.append(partial(weights_digest, Path(network.start)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _site_reads_start(config: Config) -> bool:
+    """Whether some tensor does not travel; asked of a network for which no file is opened."""
     from tmca_core.networks.build import build_network
 
-    found, network = [], config.network
-    if network.image_weights not in ("", "package"):
-        found.append(Path(network.image_weights))
-    if network.start and (alone or needs_start(build_network(config.with_values({"network.image_weights": ""}), started=False))):
-        found.append(Path(network.start))
-    return tuple(found)
+    bare = {"network.image_weights": "", "network.text_encoder": "wordpiece", "network.allow_download": False}
+    return needs_start(build_network(config.with_values(bare), started=False))
 
 
 def weights_digest(path: Path) -> str:

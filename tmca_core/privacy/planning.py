@@ -226,7 +226,8 @@ def training_patients(config: Config) -> dict[str, list[str]]:
     from tmca_core.cases.sites import load_sites, manifest_of, split_as_set
 
     if config.data.manifest and config.partition.by == "site":
-        listed = [case for case in manifest_of(Path(config.data.manifest), config.data).cases if case.masks]
+        table = manifest_of(Path(config.data.manifest), config.data, own_sides=config.privacy.enabled)
+        listed = [case for case in table.cases if case.masks]
         cases = split_as_set(listed, config)
     else:
         cases = [case for site in load_sites(config).values() for case in site.train.cases]

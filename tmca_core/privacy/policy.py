@@ -66,7 +66,8 @@ class AppRules(Section):
     allowed: tuple[str, ...] = Field((), description="sha256 of the apps that may run; empty: any.")
     downloads: bool = Field(False, description="Weights may be fetched over the network.")
     starts: tuple[str, ...] = Field(
-        (), description="sha256 of weights on this hospital's disk that network.start and network.image_weights may name; empty: none."
+        (),
+        description="sha256 of weights on this disk that network.start, image_weights and text_encoder may name; empty: none.",
     )
 
 
@@ -222,7 +223,7 @@ class Policy(Section):
             _refuse("privacy.epsilon", f"ε = {request.target_epsilon:g} for this run", f"at most {privacy.epsilon:g} over all runs")
 
     def starts_of(self, config: Config, *, alone: bool = False) -> tuple[str, ...]:
-        """What a run reads of this site's disk, by sha256, for `check`; nothing is read where nothing is allowed.
+        """What a run reads of this site's disk, by sha256; nothing is read where nothing is allowed. To be asked after `check` of the rest.
 
         Such weights may come of training on these very patients, which no noise of this run covers.
 
@@ -232,9 +233,9 @@ class Policy(Section):
         Raises:
             WeightsError: they are not there or cannot be read.
         """
-        from tmca_core.networks.start import weights_digest, weights_read
+        from tmca_core.networks.start import own_weights
 
-        return tuple(weights_digest(path) if self.app.starts else UNREAD for path in weights_read(config, alone))
+        return tuple(digest() if self.app.starts else UNREAD for digest in own_weights(config, alone))
 
     def agree(self, request: Request, ledger: Ledger, run: str) -> None:
         """`check`, and hold the server to it: terms are noted when a run begins, and no later round may ask for others.

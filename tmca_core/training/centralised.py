@@ -60,11 +60,13 @@ def train_arm(
         private: pays for every round and adds its noise; None: plain training, whatever the settings say.
     """
     set_threads(config.training)
+    train = concatenate([site.train for site in sites.values()])
+    if private:  # before a file of weights is looked at
+        private.admit(config, train.patients)
     keep_start(run, config)
     device = resolve_device(config.training)
     network = build_network(config).to(device)
     pipeline = build_pipeline(network, config)
-    train = concatenate([site.train for site in sites.values()])
     val = [site.val for site in sites.values() if len(site.val)]
     state: TrainState | None = None
     first = 1

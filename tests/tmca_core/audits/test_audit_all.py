@@ -69,6 +69,28 @@ def test_options_reach_the_audits_that_have_them_and_no_report_gets_lost(tmp_pat
     assert audited(capsys, run, "--beta", "2")[0] == audited(capsys, run, "--set", "data.no_such=1")[0] == 2
 
 
+def test_an_error_of_a_library_takes_no_finished_report_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fifth(run: RunFolder = None) -> Audit:
+        raise MemoryError("no room for 9 GB")
+
+    def sixth(run: RunFolder = None) -> Audit:
+        def measure(arm: Arm) -> Evidence:
+            raise RuntimeError("shapes do not fit")
+
+        return Audit("sixth", "", "", of_epsilon(1.0, 1e-5), 0.05, {}, measure)
+
+    with mock.patch.dict(AUDITS._factories, {"fifth": fifth, "sixth": sixth}):
+        run, out = finished(tmp_path), tmp_path / "out"
+        code, value = audited(capsys, run, "--out", out, "--only", "fourth,fifth,sixth")
+        reports = value["audits"]
+        assert code == 5 and reports["fourth"]["verdict"] == "PASS" and (out / "audit.html").exists()
+        assert "MemoryError: no room for 9 GB" in reports["fifth"]["sentence"]
+        assert "RuntimeError: shapes do not fit" in reports["sixth"]["sentence"]
+        (out / "sixth" / "attempts.jsonl").write_text("torn\n")
+        _, value = audited(capsys, run, "--out", out, "--only", "fourth,sixth")
+        assert "cannot be read" in value["audits"]["sixth"]["sentence"] and value["audits"]["fourth"]["verdict"] == "PASS"
+
+
 def test_audits_that_a_configuration_does_not_allow_do_not_decide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(tmp_path / "c")
     run, material = Run.create(tmp_path / "run", config), material_of(None, config)

@@ -60,6 +60,7 @@ def two(first: float, second: float, measure: str = "dB", attainable: float = 3.
         (two(0, 2), two(2, 0), "INVALID", "was not flagged by c:"),
         (two(2, 2), two(2, 0), "FAIL", "b gives at least 2 ε"),
         (two(0, 0, "ε"), two(2, 0, "ε"), "PASS", "c: 0 ε, claimed 1, which clears nobody, for its own positive control did not exceed"),
+        (two(2, 0, "ε"), two(0, 2, "ε"), "INVALID", "not flagged by b, and the target was; the target exceeded its claim, which without"),
         (two(0, 0, attainable=1), two(2, 0, attainable=1), "PASS", "c: 0 dB, claimed 1, which could not have passed it"),
         (two(0, 0), LEAK, "PASS", "c: 0 dB, claimed 1, which clears nobody, for there is no positive control of it"),
         (two(0, 2), LEAK, "FAIL", "c gives at least 2 dB"),  # weights as they were released refute by themselves
@@ -115,12 +116,12 @@ def test_an_audit_that_failed_stays_failed_in_its_folder(tmp_path: Path) -> None
         conduct(audit(QUIET), tmp_path)
 
 
-def broken(target: Evidence) -> Audit:
+def broken(target: Evidence, error: Exception | None = None) -> Audit:
     """An audit whose positive control cannot be measured."""
 
     def measure(arm: Arm) -> Evidence:
         if arm == "positive":
-            raise WeightsError("its training diverged.")
+            raise error or WeightsError("its training diverged.")
         return target if arm == "target" else QUIET
 
     return replace(audit(target), measure=measure)
@@ -139,6 +140,21 @@ def test_an_error_in_a_control_takes_nothing_from_what_the_target_showed(tmp_pat
     assert "What was found" in page and "its training diverged</td>" in page
     gone = conduct(replace(audit(QUIET), measure=lambda arm: (_ for _ in ()).throw(WeightsError("it is gone."))), tmp_path / "gone")
     assert gone.verdict == "INVALID" and gone.reasons == ("it is gone",)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    (
+        (RuntimeError("shapes do not fit"), "RuntimeError: shapes do not fit"),
+        (MemoryError(), "MemoryError"),
+        (np.linalg.LinAlgError("Singular matrix"), "LinAlgError: Singular matrix"),
+    ),
+)
+def test_no_error_of_a_library_in_a_control_discards_what_the_target_showed(error: Exception, says: str, tmp_path: Path) -> None:
+    fact = conduct(broken(replace(LEAK, alarms=("the noise repeats",)), error), tmp_path / "fact")
+    assert fact.verdict == "FAIL" and fact.to_json()["controls"]["positive"]["invalid"] == [says]
+    found = conduct(broken(LEAK, error), tmp_path / "bound")
+    assert found.verdict == "INVALID" and f"positive control: {says}; the target exceeded its claim" in found.sentence
 
 
 def test_the_page_has_the_controls_whole(tmp_path: Path) -> None:

@@ -14,21 +14,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.tiny_runs import tiny
 from tests.tmca_core.audits.test_sensitivity import finished
 from tmca_core.audits.claims import of_one_step
 from tmca_core.audits.conduct import conduct
 from tmca_core.audits.foreign import of_step
 from tmca_core.audits.interface import Evidence
-from tmca_core.audits.mechanism import QUICK, mechanism, of_configuration
+from tmca_core.audits.mechanism import QUICK, _noise_of, mechanism, of_configuration
 from tmca_core.cli import main
 from tmca_core.config import load
-from tmca_core.errors import ConfigError, NotApplicable
+from tmca_core.errors import AuditInvalid, ConfigError, NotApplicable
 from tmca_core.losses import LOSSES
 from tmca_core.losses.interface import Loss
 from tmca_core.losses.segmentation import dice_cross_entropy
 from tmca_core.privacy import gradients, randomness, training
 from tmca_core.privacy.mechanism import Mechanism
+from tmca_core.privacy.planning import mechanism_of, training_patients
 from tmca_core.privacy.randomness import SecureStream
+from tmca_core.run import Run
 
 noised, clipped_sum = randomness.noised, gradients.clipped_sum
 
@@ -141,6 +144,7 @@ def test_a_run_is_audited_at_its_own_noise_and_a_configuration_at_one_that_someb
     private, plain = finished(tmp_path / "a"), finished(tmp_path / "b", private=False)
     assert mechanism(run=private).registered["noise_multiplier"] == mechanism(run=private, noise=1.5).registered["noise_multiplier"] == 1.5
     assert "made again" in mechanism(run=private).scope and mechanism(run=private).registered["configuration_sha256"]
+    assert mechanism(run=private, noise=1.5004).registered["noise_multiplier"] == 1.5  # as copied from a printed line
     with pytest.raises(ConfigError, match=r"trained with σ = 1\.5"):
         mechanism(run=private, noise=3.0)
     for given in ({"run": plain}, {"run": plain, "noise": 1.0}, {"config": plain / "config.toml"}):
@@ -150,6 +154,26 @@ def test_a_run_is_audited_at_its_own_noise_and_a_configuration_at_one_that_someb
     assert stated.claim.exact_mu == 0.5 and not stated.scope
     with pytest.raises(ConfigError, match="another training than the run's"):
         mechanism(run=private, assignments=["training.loss=dice"])
+
+
+def test_a_centralised_run_has_the_noise_of_the_place_where_it_trained(tmp_path: Path) -> None:
+    config = tiny(tmp_path / "c", privacy__enabled=True, privacy__target_epsilon=4.0)
+    patients, run = training_patients(config), Run.create(tmp_path / "run", config)
+    everybody = len(set().union(*patients.values()))
+    own = {name: mechanism_of(config, len(ids)).noise_multiplier for name, ids in patients.items()}
+    pooled, last = mechanism_of(config, everybody).noise_multiplier, max(own)
+    assert pooled != min(own.values())
+    assert _noise_of(config, None) == min(own.values())
+    for engine, arm, expected in (
+        ("inprocess", "", min(own.values())),
+        ("centralised", "pooled", pooled),
+        ("centralised", f"local:{last}", own[last]),
+    ):
+        run.write_json("run.json", {"schema": 1, "engine": engine, "arm": arm})
+        assert _noise_of(config, run.folder) == expected
+    run.write_json("run.json", {"schema": 1, "engine": "centralised", "arm": "local:nowhere"})
+    with pytest.raises(AuditInvalid, match="no site of the run's arm 'local:nowhere'"):
+        _noise_of(config, run.folder)
 
 
 def test_noise_left_out_of_one_small_tensor_is_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -83,6 +84,22 @@ def test_every_model_is_trained_on_its_own_members_and_seen_at_every_case(tmp_pa
     assert (found.seen[0] != found.seen[1]).any()
     for index in range(len(names)):
         assert len(set(found.coins[0, found.patient == index])) == 1  # a patient's cases stay together
+
+
+def test_scores_tied_where_guesses_end_may_refute_and_never_reassure() -> None:
+    settings = ["phantom.sites=1", "phantom.cases=120", "data.image_size=32", "network.width=16", "network.heads=2"]
+    rng = np.random.default_rng(0)
+    for effect, tied in ((0.0, True), (9.0, False)):
+        scores = Scores(rng.integers(3, size=60) + effect, rng.integers(3, size=60) + 0.0)
+        with (
+            mock.patch("tmca_core.audits.membership.observe", return_value=trained(effect, 0)),
+            mock.patch.object(Trained, "best", return_value=("an attack of few values", scores)),
+        ):
+            audit = membership(references=8, assignments=settings, epsilon=0.5)
+            found = audit.measure("target")
+            assert not audit.measure("positive").invalid
+        assert found.flagged != tied and bool(found.invalid) == tied
+        assert not tied or "tied where guesses end" in found.invalid[0]
 
 
 def test_too_little_to_go_by_is_said(tmp_path: Path) -> None:

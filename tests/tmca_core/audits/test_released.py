@@ -69,6 +69,28 @@ def test_patients_who_differ_before_training_prove_nothing(subject: Subject, tmp
         assert "NOT ATTACKED" in found.figures["released weights"] and says in found.figures["released weights"]
 
 
+def test_losses_tied_where_guesses_end_reassure_nobody(subject: Subject, tmp_path: Path) -> None:
+    folder = released(tmp_path / "run", subject.start)
+    trained = {(case.site, case.case_id) for site in subject.sites.values() for case in site.train.cases}
+    rng = np.random.default_rng(0)
+
+    def coarse(effect: int) -> Callable[..., np.ndarray]:
+        def signals(subject: Subject, weights: Weights, data: CaseTensors) -> np.ndarray:
+            inside = np.array([(case.site, case.case_id) in trained for case in data.cases])
+            patients = {case.patient_id: float(rng.integers(3)) for case in data.cases}
+            values = np.array([patients[case.patient_id] for case in data.cases]) + effect * inside
+            return np.repeat(values[:, None], 4, axis=1)
+
+        return signals
+
+    with mock.patch("tmca_core.audits.signals.signals", coarse(0)):
+        still = attacked(folder, subject, CLAIM, 0.01)
+    assert not still.bounds and not still.scope and "NOT ATTACKED" in still.figures["released weights"]
+    assert "tied where guesses end" in still.figures["released weights"]
+    with mock.patch("tmca_core.audits.signals.signals", coarse(20)):
+        assert attacked(folder, subject, CLAIM, 0.01).flagged
+
+
 def test_an_audit_of_membership_attacks_what_the_runs_folder_released(tmp_path: Path) -> None:
     config = tiny(tmp_path / "c", phantom__sites=2, phantom__cases=90, data__test_fraction=0.4, training__steps=1, federation__rounds=1)
     run = Run.create(tmp_path / "run", config)

@@ -83,6 +83,29 @@ def test_tied_scores_may_refute_and_never_reassure(tmp_path: Path) -> None:
     assert 240 < int(right_guesses.split()[0]) < 360
 
 
+def test_scores_without_a_positive_control_fail_or_lack_power(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    coins = rng.random(400) < 0.5
+    blind, clear = rng.normal(size=400), rng.normal(size=400) + 9 * coins
+    for k, (score, epsilon, expected) in enumerate(((blind, 1.0, "NO POWER"), (clear, 1.0, "FAIL"), (clear, 9.0, "NO POWER"))):
+        path = written(tmp_path / "s.csv", ((float(s), int(b), "target", "") for s, b in zip(score, coins, strict=True)))
+        report = conduct(one_run(scores=path, epsilon=epsilon, guesses=60), tmp_path / str(k))  # they end among scores of one kind
+        assert report.verdict == expected and not report.evidence["positive"].invalid
+
+
+@pytest.mark.parametrize("audit", ("one-run", "mechanism"))
+def test_a_control_that_cannot_be_used_leaves_what_the_target_showed(audit: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for arm, control in (("positive", [(1.0, k % 2) for k in range(40)]), ("negative", [(float(k), k % 2) for k in range(6)])):
+        rows = [(9 * (k % 2) + rng.normal(), k % 2, "target", "") for k in range(400)]
+        path = written(tmp_path / "s.csv", [*rows, *((score, member, arm, "") for score, member in control)])
+        made = one_run(scores=path, epsilon=1.0) if audit == "one-run" else of_scores(path, of_epsilon(1.0, 1e-5), beta=0.05)
+        report = conduct(made, tmp_path / arm)
+        assert report.verdict == "INVALID" and f"{arm} control: {'40 of 40' if arm == 'positive' else '3 scores'}" in report.sentence
+        assert "the target exceeded its claim" in report.sentence and report.to_json()["bounds"][0]["exceeds"]
+        assert f"threshold_of_{arm}_control" not in report.to_json()["registered"]
+
+
 def test_randomised_response_keeps_what_it_promises(tmp_path: Path) -> None:
     rng, found = np.random.default_rng(0), Counter[str]()
     for k in range(6):

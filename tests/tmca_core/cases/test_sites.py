@@ -21,7 +21,7 @@ LUNGS = Path(__file__).parents[3] / "../shared/data/cxr-lungs/cases.csv"
 def write_manifest(folder: Path, patients: dict[str, int], sides: str = "patient", **changes: dict[str, str]) -> Path:
     """Two cases a patient (left lung, right lung) at every site; `changes` maps a case id to cells."""
     (folder / "f").mkdir(parents=True)
-    columns = ["case_id", "patient_id", "site", "image", "mask", "report", "split"]
+    columns = ["case_id", "patient_id", "site", "image", "mask", "report", "split", "laterality"]
     table = []
     for site, count in patients.items():
         for p in range(count):
@@ -180,7 +180,7 @@ def test_one_patient_more_changes_nothing_of_the_others_in_private_training(tmp_
 
 def test_one_patient_does_not_turn_the_others_reports_round_in_private_training(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, {"a": 20}, sides="image")
-    with pytest.raises(LateralityError, match=r"declares no side convention.*tmca data check"):
+    with pytest.raises(ManifestError, match=r"none of the 40 rows .*column 'laterality'.*tmca data check"):
         load_sites(config(path, tmp_path / "cache", **PRIVATE))
     plain = load_sites(config(path, tmp_path / "cache"))["a"]
     assert {case.laterality for case in plain.train.cases} == {"image"}  # measured, where no promise is made
@@ -189,6 +189,24 @@ def test_one_patient_does_not_turn_the_others_reports_round_in_private_training(
     (tmp_path / "manifest.toml").write_text('laterality = "image"\n')
     told = load_sites(config(path, tmp_path / "cache", **PRIVATE))["a"]
     assert all(case.text != case.report and case.laterality == "image" for case in told.train.cases)
+
+
+@pytest.mark.parametrize("cell", ({"laterality": "image"}, {"split": "test"}, {"split": "train"}))
+def test_a_cell_of_one_patient_speaks_for_nobody_else_in_private_training(tmp_path: Path, cell: dict[str, str]) -> None:
+    odd, bare = (
+        cases_of(load_sites(config(write_manifest(tmp_path / name, {"a": 12}, **cells), tmp_path / "cache", **own))["a"])
+        for own in (PRIVATE | {"data.laterality": "patient"},)
+        for name, cells in (("odd", {f"a0{side}": cell for side in ("left", "right")}), ("bare", {}))
+    )
+    assert {name for name in bare if odd[name] != bare[name]} <= {"a0left", "a0right"}
+    assert odd["a0left"] == (cell.get("split", bare["a0left"][0]), "Right lung." if "laterality" in cell else "Left lung.")
+
+
+def test_a_row_for_which_nothing_declares_whose_left_it_means_is_left_out_of_private_training_by_itself(tmp_path: Path) -> None:
+    cells = {f"a{p}{side}": {"laterality": "image"} for p in range(1, 12) for side in ("left", "right")}
+    site = load_sites(config(write_manifest(tmp_path, {"a": 12}, **cells), tmp_path / "cache", **PRIVATE))["a"]
+    assert [skip.column for skip in site.skipped] == ["laterality"] * 2 and len(cases_of(site)) == 22
+    assert {case.laterality for case in site.train.cases} == {"image"}
 
 
 def test_settings_by_which_one_patient_decides_about_others_are_refused_with_privacy() -> None:
