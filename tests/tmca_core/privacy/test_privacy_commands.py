@@ -120,6 +120,7 @@ def test_every_hospital_has_its_own_plan(tmp_path: Path, capsys: pytest.CaptureF
     table = manifest(tmp_path, {"large": 42, "small": 12})
     (tmp_path / "run.toml").write_text(
         "[privacy]\nenabled = true\nnoise_multiplier = 2.0\n[training]\nbatch_size = 4\nepochs = 2\n[federation]\nrounds = 3\n"
+        '[data]\nlaterality = "patient"\n'
     )
     arguments = (tmp_path / "run.toml", "--manifest", table, "--parameters", 1000)
     found = plan(capsys, *arguments)
