@@ -103,7 +103,7 @@ def distribution_check(table: Table) -> dict[str, str]:
     return {"distribution check": f"passed, by {', '.join(table.names)}" if table.names else missing}
 
 
-def load_step(name: str) -> Step:
+def load_step(name: str) -> Callable[..., Any]:
     """The callable `module:attribute`; modules of the working folder are found.
 
     Raises:
@@ -122,7 +122,7 @@ def load_step(name: str) -> Step:
         sys.path.remove(here)
     if not callable(found):
         raise ConfigError(f"--step {name}: '{module}' has no callable '{attribute}'.")
-    return cast(Step, found)
+    return cast(Callable[..., Any], found)
 
 
 def as_vector(value: Any) -> Numbers:

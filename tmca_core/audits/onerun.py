@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from tmca_core.audits import claims
+from tmca_core.audits.external import load_step
 from tmca_core.audits.guesses import CONTROL, as_if_gaussian, attainable, bounds, guesses_for, right, undecided
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence, Fixed
 from tmca_core.audits.membership import PLAIN
@@ -45,22 +46,32 @@ def one_run(
     kinds: Annotated[str, typer.Option(help="Kinds of canary, comma-separated; static films alone are told apart best.")] = ",".join(KINDS),
     guesses: Annotated[int, typer.Option(min=0, help="r, guesses; 0: by the claim alone, as few as could refute it.")] = 0,
     scores: Annotated[Path | None, typer.Option(help="Somebody else's scores of canaries: a CSV file, or a folder of them.")] = None,
+    step: Annotated[
+        str, typer.Option(help="Somebody else's training, MODULE:FUNCTION; gets m coins, trains with those canaries, gives m scores.")
+    ] = "",
+    quiet: Annotated[str, typer.Option(help="The same training without privacy, where there is one: the positive control.")] = "",
     epsilon: Held = 0.0,
-    delta: Annotated[float, typer.Option(help="δ that goes with --epsilon for somebody else's scores.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="δ that goes with --epsilon for somebody else's scores or training.")] = 1e-5,
     gaussian: Annotated[bool, typer.Option("--gaussian", help="Their noise is known to be Gaussian: bound f-DP as well.")] = False,
     beta: Beta = 0.05,
     assignments: Settings = None,
 ) -> Audit:
     """Train once with canaries (films, reports and contradictory sides), each in by a coin, and count how many are told apart."""
-    if scores:
-        if run or config or assignments:
-            raise ConfigError("give --scores, or a training (--run, --config, --set), not both.")
+    if scores or step:
+        from tmca_core.audits.foreign_run import of_scores, of_step
+
+        if run or config or assignments or (scores and step):
+            raise ConfigError("give one of --scores, --step, or a training of this project's (--run, --config, --set).")
         if not 0 < beta < 1:
             raise ConfigError(f"--beta {beta:g}: an error probability lies between 0 and 1.")
         claim = claims.of_epsilon(epsilon or float("inf"), delta)
-        return of_scores(scores, replace(claim, exact_mu=claim.mu) if gaussian else claim, guesses=guesses, beta=beta)
-    if gaussian:
-        raise ConfigError("--gaussian goes with --scores: the project's own noise is Gaussian anyway.")
+        claim = replace(claim, exact_mu=claim.mu) if gaussian else claim
+        if scores:
+            return of_scores(scores, claim, guesses=guesses, beta=beta)
+        own = load_step(quiet) if quiet else None
+        return of_step(load_step(step), claim, canaries=canaries, guesses=guesses, beta=beta, quiet=own, name=step)
+    if gaussian or quiet:
+        raise ConfigError("--gaussian and --quiet are of what others made: give them with --scores or --step.")
     if canaries < 2 * FEWEST:
         raise AuditInvalid(f"{canaries} canaries are too few: about half take part, and {FEWEST} of either kind are needed at least.")
     wanted = tuple(kind.strip() for kind in kinds.split(","))
@@ -80,7 +91,7 @@ def one_run(
         bare = arm == "positive" and bool(subject.mechanisms)
         found, kinds = told_apart(subject.with_values(PLAIN), made()) if bare else target()
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
-        return _evidence(found, count, bounds(found, count, claim, beta, limit=limit), _figures(found, kinds, count, claim, beta))
+        return evidence(found, count, bounds(found, count, claim, beta, limit=limit), figures(found, kinds, count, claim, beta))
 
     seen = "the released model" + ("" if subject.hidden else " and every site's model in the last rounds")
     registered: dict[str, Fixed] = {
@@ -97,54 +108,6 @@ def one_run(
         "share_of_error_negative_control": CONTROL,
     }
     return Audit("one-run", QUESTION, THREAT.format(seen=seen), claim, beta, registered, measure, scope=REMADE if run else "")
-
-
-def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
-    """The audit of canaries' scores from files, whose memberships were dealt by independent fair coins.
-
-    Args:
-        claim: with an `exact_mu` where the noise is known to be Gaussian; otherwise f-DP is told and holds nothing against it.
-
-    Raises:
-        ConfigError: no such files, or more guesses than canaries.
-        AuditInvalid: scores of the target from which nothing follows; a control's make that control invalid when it is measured.
-    """
-    from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, digest, distribution_check, read_scores
-
-    tables = read_scores(path)
-    target = tables["target"].scores()
-    canaries = len(target.members) + len(target.others)
-    gaussian = claim.exact_mu is not None
-    count = guesses or guesses_for(canaries, claim, beta, gaussian=gaussian)
-    if count > canaries:
-        raise ConfigError(f"--guesses {count} is more than the {canaries} canaries of {path}.")
-
-    def measure(arm: Arm) -> Evidence:
-        own = tables[arm].scores() if arm in tables and arm != "target" else None  # here: a control's fault must not hide the target
-        if arm == "negative":
-            dealt = own or dealt_anew(target)
-            return Evidence(bounds(dealt, count, claim, CONTROL * beta, limit=0.0, gaussian=gaussian), scores=dealt)
-        scores = target
-        if arm == "positive":
-            outside = len(target.others)
-            scores = own or Scores(np.arange(float(len(target.members))) + outside, np.arange(float(outside)))
-        limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
-        told = _figures(scores, {}, count, claim, beta, gaussian=gaussian) | distribution_check(tables["target"])
-        return _evidence(scores, count, bounds(scores, count, claim, beta, limit=limit, gaussian=gaussian), told)
-
-    registered: dict[str, Fixed] = {
-        "scores": path.name,
-        "scores_sha256": digest(path),
-        "canaries": canaries,
-        "guesses": count,
-        "threshold": f"the {-(-count // 2)} highest scores took part, the {count // 2} lowest did not",
-        "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta, gaussian=gaussian)), 6),
-        "positive_control": "from the files" if "positive" in tables else NO_CONTROL,
-        "negative_control": "from the files" if "negative" in tables else "membership dealt anew by independent coins",
-        "share_of_error_negative_control": CONTROL,
-    }
-    threat = "The attack that made these scores, as its makers describe it; memberships were dealt by independent fair coins."
-    return Audit("one-run", QUESTION, threat, claim, beta, registered, measure, blind="" if "positive" in tables else NO_POSITIVE)
 
 
 def make_canaries(subject: Subject, count: int, wanted: tuple[str, ...] = KINDS) -> dict[str, CaseTensors]:
@@ -247,13 +210,14 @@ def log_odds(values: Numbers) -> Numbers:
     return odds
 
 
-def _evidence(scores: Scores, guesses: int, found: tuple[Bound, ...], told: dict[str, Any]) -> Evidence:
-    """Scores that are tied where guesses end may refute a claim, for lots know nothing; they may not pass it."""
+def evidence(scores: Scores, guesses: int, found: tuple[Bound, ...], told: dict[str, Any]) -> Evidence:
+    """What an arm showed. Scores that are tied where guesses end may refute a claim, for lots know nothing; they may not pass it."""
     flagged = any(bound.exceeds for bound in found)
     return Evidence(found, invalid=() if flagged else undecided(scores, guesses), scores=scores, figures=told)
 
 
-def _figures(scores: Scores, kinds: dict[str, Scores], guesses: int, claim: Claim, beta: float, *, gaussian: bool = True) -> dict[str, Any]:
+def figures(scores: Scores, kinds: dict[str, Scores], guesses: int, claim: Claim, beta: float, *, gaussian: bool = True) -> dict[str, Any]:
+    """Guesses, what they could have found at most, and the AUC by kind of canary, for the report."""
     canaries = len(scores.members) + len(scores.others)
     guesses = min(guesses, canaries)
     found: dict[str, Any] = {"right guesses": f"{right(scores, guesses)} of {guesses}, on {canaries} canaries"}

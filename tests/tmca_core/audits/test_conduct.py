@@ -87,6 +87,14 @@ def audit(target: Evidence, **fixed: float) -> Audit:
     return Audit("third", "Is there anything?", "Sees all.", of_epsilon(1.0, 1e-5), 0.05, {"r": 10, **fixed}, arms.__getitem__)
 
 
+def test_a_negative_control_that_chance_flags_is_measured_once_more(tmp_path: Path) -> None:
+    for flags, verdict in (([LEAK, QUIET], "PASS"), ([LEAK, LEAK], "INVALID"), ([LEAK, BROKEN], "INVALID")):
+        arms: dict[Arm, list[Evidence]] = {"target": [QUIET], "positive": [LEAK], "negative": flags}
+        taken = {arm: iter(found) for arm, found in arms.items()}
+        third = Audit("third", "", "", of_epsilon(1.0, 1e-5), 0.05, {"r": 10}, lambda arm, taken=taken: next(taken[arm]))  # type: ignore[misc]
+        assert conduct(third, tmp_path / str(id(flags))).verdict == verdict
+
+
 def test_what_is_fixed_is_written_before_anything_is_measured_and_not_changed_after(tmp_path: Path) -> None:
     def measure(arm: Arm) -> Evidence:
         assert json.loads((tmp_path / "registered.json").read_text())["registered"] == {"r": 10}

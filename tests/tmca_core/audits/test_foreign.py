@@ -15,7 +15,7 @@ from tmca_core.audits.claims import of_epsilon, of_one_step
 from tmca_core.audits.conduct import Report, conduct
 from tmca_core.audits.external import Step, as_vector
 from tmca_core.audits.foreign import of_step
-from tmca_core.audits.repeats import repeated
+from tmca_core.audits.repeats import DRAWS, repeated, too_small
 from tmca_core.audits.scores import Scores, area, dealt_anew
 from tmca_core.cli import main
 from tmca_core.errors import AuditInvalid
@@ -125,6 +125,28 @@ def test_noise_that_comes_again_in_some_numbers_only_is_found() -> None:
     for _ in range(3):
         assert repeated(lambda: np.sign(fresh().normal(size=50))) is None
         assert repeated(lambda: np.float64(fresh().random(4) < 0.9)) is None
+
+
+def test_noise_is_called_too_small_by_two_looks_at_one_tensor() -> None:
+    rng, looks = np.random.default_rng(0), 0
+
+    def noise(*scales: tuple[float, float]) -> str | None:
+        """Tensors of a hundred numbers whose noise has these scales in the first look, and the last of them in every later one."""
+        nonlocal looks
+        looks = 0
+
+        def release() -> np.ndarray:
+            nonlocal looks
+            look, looks = looks // DRAWS, looks + 1
+            return np.concatenate([scale * rng.normal(size=100) for scale in scales[min(look, len(scales) - 1)]])
+
+        return too_small(release, 1.0, [("a", 100), ("b", 100)], 0.005)
+
+    assert noise((1.0, 1.0)) is None and looks == DRAWS
+    assert str(noise((1.2, 0.7))).startswith("the noise of b is 0.") and looks == 2 * DRAWS
+    assert "all tensors" in str(noise((0.9, 0.9)))
+    assert noise((1.0, 0.8), (1.0, 1.0)) is None and looks == 2 * DRAWS
+    assert noise((1.25, 0.8), (0.8, 1.25)) is None  # another tensor than before
 
 
 def test_flowers_own_noise_fails(tmp_path: Path) -> None:

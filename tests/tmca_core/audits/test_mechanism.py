@@ -193,9 +193,7 @@ def test_the_bound_alone_tells_honest_noise_from_half_of_it(sigma: float) -> Non
     # σ = 2 takes the most runs: half the noise is μ = 1 where ½ is claimed.
     runs = 500 if sigma == 2 else 150
     honest, halved = audited(runs, sigma), audited(runs, sigma, noised=half_the_noise)
-    assert not honest.bounds[0].exceeds
-    # The noise-size test alone may be wrong by chance, one time in two hundred, which is counted below.
-    assert all("times the one that is claimed" in alarm for alarm in honest.alarms) and not honest.invalid
+    assert not honest.flagged and not honest.invalid
     assert halved.bounds[0].exceeds and halved.bounds[0].value < 2 / sigma
 
 
