@@ -41,7 +41,7 @@ SITES = {
 }  # fmt: skip
 """1950 films are of some 1,250 patients, of whom some 1,000 train."""
 TUNING = {
-    "network.trainable": "norms", "federation.rounds": 4, "training.steps": 5, "training.batch_size": 160, "training.learning_rate": 0.03,
+    "network.trainable": "norms", "federation.rounds": 4, "training.steps": 5, "training.batch_size": 320, "training.learning_rate": 0.03,
     "training.weight_decay": 0.0, "training.warmup": 0.0, "privacy.clip": 0.1, "privacy.delta": 1e-5, "privacy.chunk": 64,
 }  # fmt: skip
 PRIVATE: dict[str, Any] = {"training.learning_rate": 0.08}
