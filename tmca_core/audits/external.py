@@ -104,7 +104,7 @@ def distribution_check(table: Table) -> dict[str, str]:
 
 
 def load_step(name: str) -> Callable[..., Any]:
-    """The callable `module:attribute`; modules of the working folder are found.
+    """The callable `module:attribute`; modules of the working folder are found. What it raises is an AuditInvalid that names it.
 
     Raises:
         ConfigError: there is none of that name.
@@ -122,7 +122,14 @@ def load_step(name: str) -> Callable[..., Any]:
         sys.path.remove(here)
     if not callable(found):
         raise ConfigError(f"--step {name}: '{module}' has no callable '{attribute}'.")
-    return cast(Callable[..., Any], found)
+
+    def called(argument: Any) -> Any:
+        try:
+            return found(argument)
+        except Exception as error:
+            raise AuditInvalid(f"{name} raised {type(error).__name__}: {error}") from error
+
+    return called
 
 
 def as_vector(value: Any) -> Numbers:

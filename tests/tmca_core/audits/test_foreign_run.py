@@ -95,6 +95,18 @@ def test_the_command_trains_what_it_is_given(tmp_path: Path, monkeypatch: pytest
     assert found["figures"]["right guesses"].startswith("90 of 90")
 
 
+@pytest.mark.parametrize("audit", ["one-run", "mechanism"])
+def test_a_training_that_breaks_is_invalid_and_named(
+    audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_pipeline.py").write_text("def train(inside):\n    raise ValueError('no films')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", audit, "--step", "broken_pipeline:train", "--epsilon", "2", "--out", "audit", "--json"])
+    assert stop.value.code == 5
+    assert "broken_pipeline:train raised ValueError: no films" in json.loads(capsys.readouterr().out)["sentence"]
+
+
 def opacus(noise: float) -> Training:
     """Logistic regression on static with random labels, a canary's score its margin: one step of all, Opacus's hooks."""
 
