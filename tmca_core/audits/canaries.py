@@ -13,7 +13,7 @@ from tmca_core.audits.interface import Bound, Claim, finite
 from tmca_core.audits.scores import Numbers, Scores
 from tmca_core.errors import AuditInvalid
 
-BOUND, SIZE, CONTROL = 0.8, 0.1, 0.1
+BOUND, SIZE, CONTROL = 0.8, 0.01, 0.1
 """Shares of the error probability: the bound, the test of the noise's size, the negative control. Repeats are found without error."""
 
 QUESTION = "Can somebody who sees one training step tell whether one patient took part, better than the noise allows?"

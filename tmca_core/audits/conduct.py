@@ -81,6 +81,7 @@ class Report:
             "bounds": [bound.to_json() for bound in evidence.bounds],
             "alarms": list(evidence.alarms),
             "invalid": list(evidence.invalid),
+            **({"first_look": evidence.figures["first look"]} if "first look" in evidence.figures else {}),
             **({"scores": evidence.scores.summary()} if evidence.scores else {}),
         }
 
@@ -112,7 +113,9 @@ def _control(audit: Audit, arm: Arm) -> Evidence:
     """
     try:
         found = audit.measure(arm)
-        return audit.measure(arm) if arm == "negative" and found.flagged else found
+        if arm == "negative" and found.flagged:
+            return replace(audit.measure(arm), figures={"first look": f"flagged: {_flags(found)}"})
+        return found
     except Exception as error:
         return Evidence(invalid=(reason_of(error).rstrip("."),))
 

@@ -6,7 +6,8 @@ import csv
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -103,51 +104,71 @@ def distribution_check(table: Table) -> dict[str, str]:
     return {"distribution check": f"passed, by {', '.join(table.names)}" if table.names else missing}
 
 
-def load_step(name: str) -> Callable[..., Any]:
-    """The callable `module:attribute`; modules of the working folder are found. What it raises is an AuditInvalid that names it.
+def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
+    """The callable `module:attribute`; modules of the working folder are found, when it is called too.
+
+    What it prints goes to standard error, and what it raises is an AuditInvalid that names it, an exit of the process as well: a script
+    that ends with `sys.exit(0)` must not end an audit as if it had passed.
 
     Raises:
         ConfigError: there is none of that name.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(f"--step {name}: give it as module:function, e.g. my_pipeline:one_step.")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+        raise ConfigError(f"{option} {name}: give it as module:function, e.g. my_pipeline:one_step.")
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ConfigError(f"--step {name}: the module cannot be imported: {error}.") from None
-    finally:
-        sys.path.remove(here)
+        with _theirs():
+            found = getattr(importlib.import_module(module), attribute, None)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{option} {name}: the module cannot be imported: {type(error).__name__}: {error}.") from error
     if not callable(found):
-        raise ConfigError(f"--step {name}: '{module}' has no callable '{attribute}'.")
+        raise ConfigError(f"{option} {name}: '{module}' has no callable '{attribute}'.")
 
     def called(argument: Any) -> Any:
         try:
-            return found(argument)
-        except Exception as error:
+            with _theirs():
+                return found(argument)
+        except (Exception, SystemExit) as error:
             raise AuditInvalid(f"{name} raised {type(error).__name__}: {error}") from error
 
     return called
+
+
+@contextmanager
+def _theirs() -> Iterator[None]:
+    """Others' code runs as in the working folder, and standard output stays the audit's."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(here)
 
 
 def as_vector(value: Any) -> Numbers:
     """What a step released, as (d,) float64: numbers, arrays and tensors, or mappings and sequences of them.
 
     Raises:
-        AuditInvalid: it is not numbers.
+        AuditInvalid: it is not real numbers.
     """
-    if isinstance(value, Mapping):
-        return np.concatenate([as_vector(value[key]) for key in sorted(value)])
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
     try:
-        if isinstance(value, list | tuple) and value and not np.isscalar(value[0]):
-            return np.concatenate([as_vector(part) for part in value])
-        return np.asarray(value, np.float64).ravel()
-    except (TypeError, ValueError) as error:
-        raise AuditInvalid(f"the step released something that is not numbers: {error}.") from None
+        return _flat(value)
+    except Exception as error:
+        raise AuditInvalid(f"the step released something that is not numbers: {type(error).__name__}: {error}.") from None
+
+
+def _flat(value: Any) -> Numbers:
+    if isinstance(value, Mapping):
+        return np.concatenate([_flat(value[key]) for key in sorted(value)])
+    if hasattr(value, "detach"):
+        value = value.detach().to(device="cpu").double().numpy()
+    if isinstance(value, list | tuple) and value and not np.isscalar(value[0]):
+        return np.concatenate([_flat(part) for part in value])
+    found = np.asarray(value)
+    if np.iscomplexobj(found):
+        raise TypeError("complex numbers are two each; give their parts")
+    return found.astype(np.float64).ravel()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,15 @@ NO_QUIET = (
 
 
 def of_step(
-    step: Step, claim: Claim, *, runs: int, beta: float, quiet: Step | None = None, clip: float = 0.0, name: str = "a step"
+    step: Step,
+    claim: Claim,
+    *,
+    runs: int,
+    beta: float,
+    quiet: Step | None = None,
+    clip: float = 0.0,
+    name: str = "a step",
+    quiet_name: str = "given",
 ) -> Audit:
     """The audit of any callable step.
 
@@ -95,7 +103,7 @@ def of_step(
         "pilot_runs_each": pilots,
         "control_runs_each": controls,
         "threshold": "of the pilot" if pilots else "half way between two releases without noise",
-        "positive_control": "the step without noise" if quiet else NO_CONTROL,
+        "positive_control": f"the step without noise: {quiet_name}" if quiet else NO_CONTROL,
         "clip": clip or "not given",
         "share_of_error_bound": BOUND,
         "share_of_error_noise_size": canaries.SIZE if clip else 0.0,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, as_vector, digest, distribution_check, read_scores
-from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for
+from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for, right
 from tmca_core.audits.interface import Arm, Audit, Claim, Evidence, Fixed
 from tmca_core.audits.onerun import QUESTION, evidence, figures
 from tmca_core.audits.scores import FEWEST, Scores, dealt_anew
@@ -22,17 +22,31 @@ from tmca_core.errors import AuditInvalid, ConfigError
 Training = Callable[[NDArray[np.bool_]], Any]
 """`training(inside)`, (m,) bool: trains once with the canaries that are True, and scores all m, higher where one seems to have been in."""
 
+TURN = 0.01  # share of β: of calling scores turned round that are not
+TURNED = (
+    "scores are lower where canaries took part than chance would have them: an attack that is turned round sees nothing; give higher scores "
+    "to canaries that seem to have been in"
+)
 NO_QUIET = "nothing shows that these scores see a leak, for there is no positive control: name the same training without privacy by --quiet"
 
 
 def of_step(
-    training: Training, claim: Claim, *, canaries: int, guesses: int, beta: float, quiet: Training | None = None, name: str = "a training"
+    training: Training,
+    claim: Claim,
+    *,
+    canaries: int,
+    guesses: int,
+    beta: float,
+    quiet: Training | None = None,
+    name: str = "a training",
+    quiet_name: str = "given",
 ) -> Audit:
     """The audit of any training: coins are dealt here, one training is made with the canaries they choose, and its scores are guessed by.
 
     Args:
         claim: as of `of_scores`.
-        quiet: the same training without privacy, called once under coins of its own; without it the audit can refute and not pass.
+        quiet: the same training without privacy, called once under coins of its own; without it the audit can refute and not pass. That
+            it is the same in all else is its makers' word.
 
     Raises:
         ConfigError: more guesses than canaries.
@@ -43,7 +57,10 @@ def of_step(
 
     def trained(of: Training) -> Scores:
         inside = fair_coins(canaries)
-        scores = as_vector(of(inside.copy()))
+        given = of(inside.copy())
+        if isinstance(given, Mapping):
+            raise AuditInvalid("the training gave a mapping: return one score for each canary, in the order of their coins.")
+        scores = as_vector(given)
         if scores.size != canaries:
             raise AuditInvalid(f"the training gave {scores.size} scores for {canaries} canaries: return one for each, in their order.")
         return Scores(scores[inside], scores[~inside]).insist()
@@ -52,7 +69,7 @@ def of_step(
     if quiet:
         own["positive"] = cache(lambda: trained(quiet))
     registered: dict[str, Fixed] = {"step": name, "membership": "independent fair coins of the operating system"}
-    registered["positive_control"] = "the training without privacy" if quiet else NO_CONTROL
+    registered["positive_control"] = f"the training without privacy: {quiet_name}" if quiet else NO_CONTROL
     threat = "The attack that scores the canaries, as the makers of this training describe it; each took part by a fair coin of its own."
     return _held(own, canaries, claim, guesses, beta, registered, threat, {}, "" if quiet else NO_QUIET)
 
@@ -76,6 +93,14 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
     blind = "" if "positive" in tables else NO_POSITIVE
     count = len(target.members) + len(target.others)
     return _held(own, count, claim, guesses, beta, registered, threat, distribution_check(tables["target"]), blind)
+
+
+def turned_round(scores: Scores, guesses: int, error: float) -> bool:
+    """Whether so few guesses are right that coins in the place of the attack would be so seldom, with probability `error`."""
+    from scipy.stats import binom
+
+    guesses = min(guesses, len(scores.members) + len(scores.others))
+    return bool(binom.cdf(right(scores, guesses), guesses, 0.5) < error)
 
 
 def _held(
@@ -105,6 +130,8 @@ def _held(
             scores = Scores(np.arange(float(len(scores.members))) + outside, np.arange(float(outside)))
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
         found = bounds(scores, count, claim, beta, limit=limit, gaussian=gaussian)
+        if turned_round(scores, count, TURN * beta):
+            raise AuditInvalid(TURNED)
         return evidence(scores, count, found, figures(scores, {}, count, claim, beta, gaussian=gaussian) | told)
 
     fixed: dict[str, Fixed] = {
@@ -115,5 +142,6 @@ def _held(
         "largest_attainable_epsilon": round(max(attainable(canaries, count, claim.delta, beta, gaussian=gaussian)), 6),
         "negative_control": "from the files" if "negative" in own else "membership dealt anew by independent coins",
         "share_of_error_negative_control": CONTROL,
+        "share_of_error_turned_round": TURN,
     }
     return Audit("one-run", QUESTION, threat, claim, beta, fixed, measure, blind=blind)

@@ -60,7 +60,8 @@ def mechanism(
 
         if scores:
             return of_scores(scores, claim, beta=beta, threshold=threshold)
-        return of_step(load_step(step), claim, runs=runs, beta=beta, quiet=load_step(quiet) if quiet else None, clip=clip, name=step)
+        theirs, own = load_step(step), load_step(quiet, "--quiet") if quiet else None
+        return of_step(theirs, claim, runs=runs, beta=beta, quiet=own, clip=clip, name=step, quiet_name=quiet)
     settings, sigma, identity = _settings(run, config, noise, assignments)
     stated = settings.privacy.delta if run or config else delta
     audit = of_configuration(settings, sigma, delta=stated, runs=runs, beta=beta, whole=whole, named=bool(run or config))

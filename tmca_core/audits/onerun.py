@@ -62,16 +62,19 @@ def one_run(
 
         if run or config or assignments or (scores and step):
             raise ConfigError("give one of --scores, --step, or a training of this project's (--run, --config, --set).")
+        if scores and quiet:
+            raise ConfigError("--quiet goes with --step; of --scores the positive control is rows whose arm is 'positive'.")
         if not 0 < beta < 1:
             raise ConfigError(f"--beta {beta:g}: an error probability lies between 0 and 1.")
         claim = claims.of_epsilon(epsilon or float("inf"), delta)
         claim = replace(claim, exact_mu=claim.mu) if gaussian else claim
         if scores:
             return of_scores(scores, claim, guesses=guesses, beta=beta)
-        own = load_step(quiet) if quiet else None
-        return of_step(load_step(step), claim, canaries=canaries, guesses=guesses, beta=beta, quiet=own, name=step)
+        own = load_step(quiet, "--quiet") if quiet else None
+        theirs = load_step(step)
+        return of_step(theirs, claim, canaries=canaries, guesses=guesses, beta=beta, quiet=own, name=step, quiet_name=quiet)
     if gaussian or quiet:
-        raise ConfigError("--gaussian and --quiet are of what others made: give them with --scores or --step.")
+        raise ConfigError("--gaussian and --quiet are of what others made: give --gaussian with --scores or --step, --quiet with --step.")
     if canaries < 2 * FEWEST:
         raise AuditInvalid(f"{canaries} canaries are too few: about half take part, and {FEWEST} of either kind are needed at least.")
     wanted = tuple(kind.strip() for kind in kinds.split(","))

@@ -6,6 +6,7 @@ of this process (fork), which share every generator's state; only randomness of 
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import select
@@ -55,12 +56,12 @@ def too_small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tupl
     """The alarm of noise that is smaller than claimed in some tensor, or in all together; None where it is not.
 
     Under the claim the squares about their mean of n draws are at least σ²χ² with (n − 1)·d degrees of freedom. Bonferroni over tensors.
-    What n draws say by chance, once in 1/`error` audits, n fresh ones seldom repeat: a tensor that both name is an alarm.
+    Two looks, n fresh draws each, must name the same tensor, each at the root of a tensor's share of the error.
 
     Args:
         scale: claimed standard deviation of every released number.
         sizes: names of the tensors and how many numbers each has, in the order of a release.
-        error: probability that noise as claimed is called too small by one of both looks.
+        error: probability that noise as claimed is called too small.
     """
     found = _small(release, scale, sizes, error)
     again = _small(release, scale, sizes, error) if found else {}
@@ -81,7 +82,7 @@ def _small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tuple[s
     found = {}
     for name, part in [("all tensors", squares), *parts]:
         freedom = (DRAWS - 1) * len(part)
-        if chi2.cdf(part.sum(), freedom) < error / (len(parts) + 1):
+        if chi2.cdf(part.sum(), freedom) < math.sqrt(error / (len(parts) + 1)):
             found[name] = float(np.sqrt(part.sum() / freedom))
     return found
 

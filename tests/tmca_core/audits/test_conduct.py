@@ -92,7 +92,8 @@ def test_a_negative_control_that_chance_flags_is_measured_once_more(tmp_path: Pa
         arms: dict[Arm, list[Evidence]] = {"target": [QUIET], "positive": [LEAK], "negative": flags}
         taken = {arm: iter(found) for arm, found in arms.items()}
         third = Audit("third", "", "", of_epsilon(1.0, 1e-5), 0.05, {"r": 10}, lambda arm, taken=taken: next(taken[arm]))  # type: ignore[misc]
-        assert conduct(third, tmp_path / str(id(flags))).verdict == verdict
+        report = conduct(third, tmp_path / verdict / str(len(flags[1].invalid)))
+        assert report.verdict == verdict and "gives at least" in report.to_json()["controls"]["negative"]["first_look"]
 
 
 def test_what_is_fixed_is_written_before_anything_is_measured_and_not_changed_after(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_noise_is_called_too_small_by_two_looks_at_one_tensor() -> None:
 
         return too_small(release, 1.0, [("a", 100), ("b", 100)], 0.005)
 
-    assert noise((1.0, 1.0)) is None and looks == DRAWS
+    assert noise((1.0, 1.0)) is None
     assert str(noise((1.2, 0.7))).startswith("the noise of b is 0.") and looks == 2 * DRAWS
     assert "all tensors" in str(noise((0.9, 0.9)))
     assert noise((1.0, 0.8), (1.0, 1.0)) is None and looks == 2 * DRAWS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,9 @@ def test_one_training_is_made_and_it_cannot_touch_the_coins(tmp_path: Path) -> N
         (lambda inside: np.full(inside.size, np.nan), "not finite"),
         (lambda inside: np.zeros(inside.size), "tied"),
         (lambda inside: "well", "not numbers"),
+        (lambda inside: {}, "a mapping"),
+        (lambda inside: inside * 1j, "complex"),
+        (lambda inside: np.arange(inside.size) - 1e6 * inside, "turned round"),
     ],
 )
 def test_scores_from_which_nothing_follows_are_invalid(tmp_path: Path, scores: Training, said: str) -> None:
@@ -80,31 +84,76 @@ def test_wrong_orders_are_refused(tmp_path: Path) -> None:
         one_run(step="numpy:asarray", scores=tmp_path)
     with pytest.raises(ConfigError, match="--quiet"):
         one_run(quiet="numpy:asarray")
-    with pytest.raises(ConfigError, match="no callable"):
+    with pytest.raises(ConfigError, match="--step numpy:nothing: 'numpy' has no callable"):
         one_run(step="numpy:nothing")
+    with pytest.raises(ConfigError, match="--quiet numpy:nothing: 'numpy' has no callable"):
+        one_run(step="numpy:asarray", quiet="numpy:nothing")
+    with pytest.raises(ConfigError, match="--quiet goes with --step"):
+        one_run(scores=tmp_path, quiet="numpy:asarray")
 
 
-def test_the_command_trains_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "their_pipeline.py").write_text("def train(inside):\n    return inside + [i / 1e6 for i in range(len(inside))]\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(["audit", "one-run", "--step", "their_pipeline:train", "--canaries", "300", "--epsilon", "2", "--out", "audit", "--json"])
-    assert stop.value.code == 4
-    found = json.loads(capsys.readouterr().out)
-    assert found["verdict"] == "FAIL" and found["registered"]["step"] == "their_pipeline:train"
-    assert found["figures"]["right guesses"].startswith("90 of 90")
+THEIRS = """
+import sys
+
+import numpy as np
 
 
-@pytest.mark.parametrize("audit", ["one-run", "mechanism"])
-def test_a_training_that_breaks_is_invalid_and_named(
-    audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def train(inside):
+    from their_noise import ORDER  # beside this file
+
+    print("epoch 1")
+    return np.array([inside + ORDER[: len(inside)]]).T
+
+
+def broken(inside):
+    raise ValueError("no films")
+
+
+def left(inside):
+    sys.exit(0)
+
+
+def half(inside):
+    import torch
+
+    return torch.tensor(inside + np.arange(len(inside)) / 1e6).bfloat16()
+"""
+
+
+@pytest.mark.parametrize(
+    ("audit", "step", "quiet", "code", "said"),
+    [
+        ("one-run", "train", "train", 4, "is claimed"),
+        ("one-run", "train", "left", 5, "raised SystemExit"),
+        ("one-run", "left", "train", 5, "raised SystemExit"),
+        ("one-run", "broken", "train", 5, "their_pipeline:broken raised ValueError: no films"),
+        ("one-run", "half", "train", 4, "is claimed"),  # of bfloat16, which numpy does not have
+        ("mechanism", "broken", "broken", 5, "their_pipeline:broken raised ValueError: no films"),
+    ],
+)
+def test_the_command_trains_what_it_is_given(
+    audit: str,
+    step: str,
+    quiet: str,
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "broken_pipeline.py").write_text("def train(inside):\n    raise ValueError('no films')\n")
+    (tmp_path / "their_pipeline.py").write_text(THEIRS)
+    (tmp_path / "their_noise.py").write_text("import numpy\n\nORDER = numpy.arange(1000) / 1e6\n")
     monkeypatch.chdir(tmp_path)
+    for module in ("their_pipeline", "their_noise"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    more = ["--canaries", "300"] if audit == "one-run" else []
+    theirs = ["--step", f"their_pipeline:{step}", "--quiet", f"their_pipeline:{quiet}"]
     with pytest.raises(SystemExit) as stop:
-        main(["audit", audit, "--step", "broken_pipeline:train", "--epsilon", "2", "--out", "audit", "--json"])
-    assert stop.value.code == 5
-    assert "broken_pipeline:train raised ValueError: no films" in json.loads(capsys.readouterr().out)["sentence"]
+        main(["audit", audit, *theirs, *more, "--epsilon", "2", "--beta", "0.01", "--out", "audit", "--json"])
+    assert stop.value.code == code
+    found = json.loads(capsys.readouterr().out)
+    assert said in found["sentence"]
+    assert found["registered"]["step"] == f"their_pipeline:{step}" and quiet in str(found["registered"]["positive_control"])
 
 
 def opacus(noise: float) -> Training:

@@ -121,7 +121,7 @@ def test_randomised_response_keeps_what_it_promises(tmp_path: Path) -> None:
     assert found["PASS"] >= 5
     gaussian = one_run(scores=path, epsilon=1.0, gaussian=True).measure("target").bounds  # for whoever knows the noise
     assert [bound.confidence for bound in gaussian] == pytest.approx([1 - 0.45 * 0.05] * 2)
-    with pytest.raises(ConfigError, match="give them with --scores or --step"):
+    with pytest.raises(ConfigError, match="give --gaussian with --scores or --step"):
         one_run(gaussian=True)
 
 
