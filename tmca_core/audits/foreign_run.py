@@ -24,7 +24,7 @@ Training = Callable[[NDArray[np.bool_]], Any]
 
 TURN = 0.01  # share of β: of calling scores turned round that are not
 TURNED = (
-    "scores are lower where canaries took part than chance would have them: an attack that is turned round sees nothing; give higher scores "
+    "scores are lower where canaries took part than chance would have it: an attack that is turned round sees nothing; give higher scores "
     "to canaries that seem to have been in"
 )
 NO_QUIET = "nothing shows that these scores see a leak, for there is no positive control: name the same training without privacy by --quiet"
