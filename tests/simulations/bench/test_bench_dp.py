@@ -61,6 +61,6 @@ def test_every_kind_of_step_trains_and_leaves_no_hook(kind: str) -> None:
 
 @pytest.mark.slow
 def test_a_private_step_takes_two_and_a_half_times_the_memory_at_most(capsys: pytest.CaptureFixture[str]) -> None:
-    value = run(capsys)
+    value = run(capsys, "--repeats", "1")
     assert 20 < value["figures"]["plain.peak_mb"] < 1000  # the network's gradients and the optimiser's state alone are 20 MB
     assert value["ratios"]["memory"] <= 2.5
