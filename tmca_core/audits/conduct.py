@@ -81,7 +81,7 @@ class Report:
             "bounds": [bound.to_json() for bound in evidence.bounds],
             "alarms": list(evidence.alarms),
             "invalid": list(evidence.invalid),
-            **({"first_look": evidence.figures["first look"]} if "first look" in evidence.figures else {}),
+            **({"first_look": evidence.first_look} if evidence.first_look else {}),
             **({"scores": evidence.scores.summary()} if evidence.scores else {}),
         }
 
@@ -114,7 +114,7 @@ def _control(audit: Audit, arm: Arm) -> Evidence:
     try:
         found = audit.measure(arm)
         if arm == "negative" and found.flagged:
-            return replace(audit.measure(arm), figures={"first look": f"flagged: {_flags(found)}"})
+            return replace(audit.measure(arm), first_look=_flags(found))
         return found
     except Exception as error:
         return Evidence(invalid=(reason_of(error).rstrip("."),))

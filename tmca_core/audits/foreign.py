@@ -14,7 +14,7 @@ from tmca_core.audits import canaries, repeats
 from tmca_core.audits.canaries import BOUND, CONTROL, QUESTION, THREAT
 from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, Step, as_vector, digest, distribution_check, read_scores
 from tmca_core.audits.interface import Arm, Audit, Claim, Evidence, Fixed
-from tmca_core.audits.scores import FEWEST, Numbers, Scores, dealt_anew
+from tmca_core.audits.scores import FEWEST, TURN, Numbers, Scores, dealt_anew, turned_round
 from tmca_core.errors import AuditInvalid
 
 ERRORS = 5  # standard errors by which the canary's trace in the runs may fall short of the one without noise
@@ -157,7 +157,7 @@ def of_scores(path: Path, claim: Claim, *, beta: float, threshold: float | None 
             bound = canaries.bound(target, fixed, most, BOUND * beta, delta)
             told = canaries.figures(canaries.bound(target, fixed, most, BOUND * beta).value, claim, None, None)
             told |= distribution_check(tables["target"])
-            return Evidence((bound,), scores=target, figures=told)
+            return Evidence((bound,), invalid=turned_round(target, TURN * beta), scores=target, figures=told)
         if arm in tables:
             scores, at = judged(arm)
         elif arm == "positive":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmca_core.audits.external import NO_CONTROL, NO_POSITIVE, as_vector, digest, distribution_check, read_scores
-from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for, right
+from tmca_core.audits.guesses import CONTROL, attainable, bounds, guesses_for
 from tmca_core.audits.interface import Arm, Audit, Claim, Evidence, Fixed
 from tmca_core.audits.onerun import QUESTION, evidence, figures
-from tmca_core.audits.scores import FEWEST, Scores, dealt_anew
+from tmca_core.audits.scores import FEWEST, TURN, Scores, dealt_anew, turned_round
 from tmca_core.audits.subjects import fair_coins
 from tmca_core.errors import AuditInvalid, ConfigError
 
 Training = Callable[[NDArray[np.bool_]], Any]
 """`training(inside)`, (m,) bool: trains once with the canaries that are True, and scores all m, higher where one seems to have been in."""
 
-TURN = 0.01  # share of β: of calling scores turned round that are not
-TURNED = (
-    "scores are lower where canaries took part than chance would have it: an attack that is turned round sees nothing; give higher scores "
-    "to canaries that seem to have been in"
-)
 NO_QUIET = "nothing shows that these scores see a leak, for there is no positive control: name the same training without privacy by --quiet"
 
 
@@ -86,21 +82,13 @@ def of_scores(path: Path, claim: Claim, *, guesses: int, beta: float) -> Audit:
     """
     tables = read_scores(path)
     target = tables["target"].scores()
-    own: dict[Arm, Callable[[], Scores]] = {arm: table.scores for arm, table in tables.items()}
+    own: dict[Arm, Callable[[], Scores]] = {arm: table.scores for arm, table in tables.items()} | {"target": lambda: target}
     registered: dict[str, Fixed] = {"scores": path.name, "scores_sha256": digest(path)}
     registered["positive_control"] = "from the files" if "positive" in tables else NO_CONTROL
     threat = "The attack that made these scores, as its makers describe it; memberships were dealt by independent fair coins."
     blind = "" if "positive" in tables else NO_POSITIVE
     count = len(target.members) + len(target.others)
     return _held(own, count, claim, guesses, beta, registered, threat, distribution_check(tables["target"]), blind)
-
-
-def turned_round(scores: Scores, guesses: int, error: float) -> bool:
-    """Whether so few guesses are right that coins in the place of the attack would be so seldom, with probability `error`."""
-    from scipy.stats import binom
-
-    guesses = min(guesses, len(scores.members) + len(scores.others))
-    return bool(binom.cdf(right(scores, guesses), guesses, 0.5) < error)
 
 
 def _held(
@@ -130,9 +118,8 @@ def _held(
             scores = Scores(np.arange(float(len(scores.members))) + outside, np.arange(float(outside)))
         limit = 0.0 if arm == "positive" and math.isinf(claim.epsilon) else None
         found = bounds(scores, count, claim, beta, limit=limit, gaussian=gaussian)
-        if turned_round(scores, count, TURN * beta):
-            raise AuditInvalid(TURNED)
-        return evidence(scores, count, found, figures(scores, {}, count, claim, beta, gaussian=gaussian) | told)
+        made = evidence(scores, count, found, figures(scores, {}, count, claim, beta, gaussian=gaussian) | told)
+        return replace(made, invalid=(*made.invalid, *turned_round(scores, TURN * beta)))
 
     fixed: dict[str, Fixed] = {
         **registered,

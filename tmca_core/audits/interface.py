@@ -133,6 +133,7 @@ class Evidence:
         figures: further numbers for audit.json (JSON values).
         pictures: (caption, markup) pairs for audit.html; nothing in them may be fetched from elsewhere.
         scope: what a PASS is about, in the place of the audit's own, where only measuring tells.
+        first_look: what flagged a negative control that was therefore measured once more, which this is.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -142,6 +143,7 @@ class Evidence:
     figures: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[tuple[str, Markup], ...] = ()
     scope: str = ""
+    first_look: str = ""
 
     @property
     def flagged(self) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import typer
 
 from tmca_core.audits import claims
-from tmca_core.audits.external import load_step
 from tmca_core.audits.guesses import CONTROL, as_if_gaussian, attainable, bounds, guesses_for, right, undecided
 from tmca_core.audits.interface import AUDITS, Arm, Audit, Bound, Claim, Evidence, Fixed
 from tmca_core.audits.membership import PLAIN
@@ -58,6 +57,7 @@ def one_run(
 ) -> Audit:
     """Train once with canaries (films, reports and contradictory sides), each in by a coin, and count how many are told apart."""
     if scores or step:
+        from tmca_core.audits.external import load_step
         from tmca_core.audits.foreign_run import of_scores, of_step
 
         if run or config or assignments or (scores and step):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tmca_core.errors import AuditInvalid
 
 FEWEST = 10  # scores of either kind, below which no share is worth stating
+TURN = 0.01  # share of β: of calling scores turned round that are not
 MOST_TIED = 0.5  # share of all scores that may have one and the same value
 FEWEST_FOR_RARE = 1000  # non-members for a true-positive rate at 0.1 %
 RESAMPLINGS = 1000
@@ -107,6 +108,18 @@ class Scores:
             "tpr_at_1_percent": self.rate_at(0.01),
             "tpr_at_0.1_percent": self.rate_at(0.001),
         }
+
+
+def turned_round(scores: Scores, error: float) -> tuple[str, ...]:
+    """Why nothing follows from scores that are lower for members; empty where chance does that more often than `error` (Mann–Whitney)."""
+    from scipy.stats import mannwhitneyu
+
+    if mannwhitneyu(scores.members, scores.others, alternative="less").pvalue >= error:
+        return ()
+    return (
+        f"scores are lower for those that took part (AUC {scores.auc:.3g}): an attack that is turned round sees nothing. Give higher ones "
+        "to those that seem to have been in",
+    )
 
 
 def area(members: Numbers, others: Numbers) -> float:
