@@ -83,7 +83,8 @@ def test_a_stated_epsilon_is_not_taken_for_a_gaussian_mechanisms(tmp_path: Path)
     assert [report.verdict for report in found] == ["PASS"] * 4
     bound = found[0].evidence["target"].bounds[0]
     assert bound.measure == "ε" and 0 < bound.value < 1 < bound.attainable
-    assert found[0].evidence["target"].figures["for information, μ if the mechanism were Gaussian, at least"] > 0.3
+    told = [report.evidence["target"].figures["for information, μ if the mechanism were Gaussian, at least"] for report in found]
+    assert max(told) > 0.3  # each by itself is below once in twenty-five, as its threshold comes from pilots
     assert verdict(0.4, tmp_path / "leak").verdict == "FAIL"  # truly 2.5
 
 
