@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -70,15 +70,15 @@ class OfTheProcess:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def coupled_loss() -> str:
+def coupled_loss() -> Iterator[str]:
     """A loss that multiplies every case's value with the batch's, and declares itself decomposable."""
 
     def per_case(logits: Tensor, masks: Tensor) -> Tensor:
         values = dice_cross_entropy(logits, masks)
         return values * values.sum()
 
-    LOSSES.register("coupled")(lambda: Loss(per_case, decomposable=True))
-    return "coupled"
+    with mock.patch.dict(LOSSES._factories, coupled=lambda: Loss(per_case, decomposable=True)):
+        yield "coupled"
 
 
 def audited(runs: int, sigma: float = 1.0, loss: str = "dice-ce", **faults: Any) -> Evidence:
