@@ -168,9 +168,7 @@ class Undeclared(Tmca):
 
 
 @pytest.mark.parametrize(("kind", "says"), [(Tmca, "'alignment' declares"), (Undeclared, "changes with the other cases")])
-def test_a_coupling_loss_of_some_steps_only_is_found_before_training(
-    kind: type[Tmca], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_coupling_loss_of_some_steps_only_is_found_before_training(kind: type[Tmca], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"other-{kind.__name__}"
     monkeypatch.setattr(NETWORKS, "_factories", dict(NETWORKS._factories))  # given back afterwards, without it
     NETWORKS.register(name)(kind)
