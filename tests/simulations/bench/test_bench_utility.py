@@ -23,6 +23,8 @@ SMALL = [
     *(part for setting in (*TINY, "training.epochs=1") for part in ("--start-set", setting)),
 ]
 
+CHOSEN = ("--set", "federation.server_learning_rate=0.2", "--private-set", "privacy.views=2")
+
 
 def run(out: Path, *more: str) -> dict[str, dict[str, float]]:
     done = CliRunner().invoke(bench, ["utility", "--out", str(out), "--seeds", "1", "--workers", "1", *SMALL, *more, "--json"])
@@ -35,12 +37,14 @@ def run(out: Path, *more: str) -> dict[str, dict[str, float]]:
 def test_a_table_of_shares_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "table"
-    run(out, "--epsilons", "8", "--no-scratch", "--private-set", "training.learning_rate=0.02")
+    run(out, "--epsilons", "8", "--no-scratch", *CHOSEN)
     assert {path.name for path in (out / "runs").iterdir()} == {"start-plain-0", "tuned-plain-0", "tuned-8-0"}
     plain, private = (Run(out / "runs" / name).config() for name in ("tuned-plain-0", "tuned-8-0"))
     assert private.privacy.target_epsilon == 8.0 and private.privacy.delta == 1e-5 and not plain.privacy.enabled
     same = {key for key, value in plain.flat().items() if private.flat()[key] == value}
-    assert set(plain.flat()) - same == {"privacy.enabled", "privacy.target_epsilon", "training.batch_size", "training.learning_rate"}
+    changed = {"privacy.enabled", "privacy.target_epsilon", "training.batch_size", "privacy.views", "federation.server_learning_rate"}
+    assert set(plain.flat()) - same == changed
+    assert plain.federation.server_learning_rate == 0.2 and private.federation.server_learning_rate == pytest.approx(0.03 * 8**0.5)
     assert plain.network.start == private.network.start == str(out / "start")
     start = Run(out / "start").config()
     assert start.phantom.shift == 0 and start.phantom.seed != plain.phantom.seed and start.network.trainable == "all"
@@ -50,7 +54,7 @@ def test_a_table_of_shares_that_resumes(tmp_path: Path, monkeypatch: pytest.Monk
     assert Ledger.open(out / "runs" / "tuned-8-0" / "ledger" / "phantom-00").read().charges
 
     trained = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    run(out, "--epsilons", "4,8", "--private-set", "training.learning_rate=0.02")
+    run(out, "--epsilons", "4,8", *CHOSEN)
     assert all(path.stat().st_mtime_ns == when for path, when in trained.items())
     rows = {row["name"]: row for row in json.loads((out / "utility.json").read_text())["rows"]}
     assert set(rows) == {"start.plain", "tuned.plain", "tuned.4", "tuned.8", "scratch.plain", "scratch.8"}
