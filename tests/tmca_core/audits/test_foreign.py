@@ -79,10 +79,10 @@ def test_a_stated_epsilon_is_not_taken_for_a_gaussian_mechanisms(tmp_path: Path)
     def verdict(scale: float, folder: Path) -> Report:
         return conduct(of_step(laplace(scale), of_epsilon(1.0, 1e-5), runs=500, beta=0.05, quiet=lambda m: np.array([float(m)])), folder)
 
-    found = [verdict(1.0, tmp_path / str(k)) for k in range(4)]
+    found = [verdict(1.1, tmp_path / str(k)) for k in range(4)]  # truly 0.91: at 1 a four-hundredth of the audits fail by their β
     assert [report.verdict for report in found] == ["PASS"] * 4
-    bound = found[0].evidence["target"].bounds[0]
-    assert bound.measure == "ε" and 0 < bound.value < 1 < bound.attainable
+    bounds = [report.evidence["target"].bounds[0] for report in found]
+    assert all(bound.measure == "ε" and bound.value < 1 < bound.attainable for bound in bounds) and max(bound.value for bound in bounds) > 0
     told = [report.evidence["target"].figures["for information, μ if the mechanism were Gaussian, at least"] for report in found]
     assert max(told) > 0.3  # each by itself is below once in twenty-five, as its threshold comes from pilots
     assert verdict(0.4, tmp_path / "leak").verdict == "FAIL"  # truly 2.5
