@@ -186,8 +186,7 @@ class Run:
         Raises:
             LedgerError: it is damaged, missing or older than the last checkpoint: what was spent is not known any more.
         """
-        path, saved = self.folder / name, self.checkpoints()
-        done = int(saved[-1].name.removeprefix("round-")) if saved else 0
+        path, done = self.folder / name, self.done
         restore = "Restore it, or begin a run in another folder; nothing is released."
         try:
             value = self.read_json(name)
@@ -251,6 +250,12 @@ class Run:
         rounds = [(int(m[1]), p) for p in root.glob("round-*") if (m := re.fullmatch(r"round-(\d+)", p.name))]
         return [path for _, path in sorted(rounds)]
 
+    @property
+    def done(self) -> int:
+        """The newest round of which there is a complete checkpoint; 0: none."""
+        saved = self.checkpoints()
+        return int(saved[-1].name.removeprefix("round-")) if saved else 0
+
     def checkpoint(self, round: int) -> Checkpoint:
         """The checkpoint of a round.
 
@@ -293,9 +298,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         state = json.loads((folder / "state.json").read_text())
         extra = folder / "training.safetensors"
         training = load_file(str(extra)) if extra.exists() else {}
-    except (OSError, ValueError, SafetensorError) as error:
+        return Checkpoint(int(state.pop("round")), weights, state, training)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise WeightsError(f"cannot read the checkpoint {folder}: {error}. Delete it to go on from the one before.") from None
-    return Checkpoint(int(state.pop("round")), weights, state, training)
 
 
 def _difference(old: Config, new: Config) -> str:

@@ -134,13 +134,16 @@ def threshold_epsilon(false_positives: int, negatives: int, false_negatives: int
     return math.log(max(1.0, largest))
 
 
+MOST_MU = 1e6
+
+
 def epsilon_of_mu(mu: float, delta: float) -> float:
     """ε of μ-GDP at δ, exactly: δ(ε) = Φ(−ε/μ + μ/2) − e^ε Φ(−ε/μ − μ/2) (Dong, Roth and Su 2022, corollary 2.13)."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr, ndtr
 
-    if not (mu >= 0 and 0 < delta < 1):
-        raise ConfigError(f"μ = {mu:g} and δ = {delta:g}: μ is at least 0, and δ lies between 0 and 1.")
+    if not (0 <= mu <= MOST_MU and 0 < delta < 1):
+        raise ConfigError(f"μ = {mu:g} and δ = {delta:g}: μ lies between 0 and {MOST_MU:g}, above which nothing is kept, δ in (0, 1).")
     if mu == 0:
         return 0.0
 

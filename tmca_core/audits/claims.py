@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ASKED = "asked.json"  # by site the rounds that it was asked to train in, as the server writes them down
 DEPLOYED = "deployment"  # engine of a run between hospitals
 SIMULATED = ("inprocess", "ray")  # engines whose sites keep their ledgers in the run's folder
+ENGINES = (*SIMULATED, "centralised", DEPLOYED)
+PROMISED = {"unit": "patient", "relation": "add/remove", "accountant": "PLD"}  # what training's ledgers account for, and nothing else
 RELATIVE_SLACK = 1e-3  # between ε as run.json states it and as its ledger composes it: grids of one accountant differ by less
 
 
@@ -66,14 +68,14 @@ def of_run(folder: Path) -> Claim:
         raise AuditInvalid(f"{folder}: run.json states a privacy that config.toml does not turn on: the two are not of one run.")
     _insist_on_statement(folder, privacy)
     stated: Mapping[str, float] = privacy["epsilon"]
-    excerpt, unvouched = _vouched(folder, str(summary.get("engine", "")), privacy, config)
+    excerpt, unvouched = _vouched(folder, summary, config)
     vouched = f"{len(excerpt)} charges of its ledgers agree" if excerpt else "no ledger is there to agree"
     return Claim(
         max(stated.values()),
         float(privacy["delta"]),
-        str(privacy["unit"]),
-        str(privacy["relation"]),
-        str(privacy["accountant"]),
+        PROMISED["unit"],
+        PROMISED["relation"],
+        PROMISED["accountant"],
         f"run.json, the largest of {len(stated)} sites; {vouched}",
         tuple(excerpt),
         reservation=_reservation(str(summary.get("engine", "")), unvouched),
@@ -104,6 +106,8 @@ def _read(run: Run) -> dict[str, Any]:
     summary = _document(run, "run.json")
     if not summary:
         raise AuditInvalid(f"{run.folder} has no run.json: the run did not finish, so there is no claim to audit. Finish it first.")
+    if summary.get("engine") not in ENGINES:
+        raise AuditInvalid(f"{run.folder / 'run.json'}: the engine is {summary.get('engine')!r}, and none of {', '.join(ENGINES)}.")
     return summary
 
 
@@ -134,6 +138,8 @@ def _insist_on_statement(folder: Path, privacy: Any) -> None:
         wrong = f"the ε of site '{bad[0]}' is {privacy['epsilon'][bad[0]]!r}, which is no number from 0 on"
     elif not (_is_number(privacy["delta"]) and 0 < privacy["delta"] < 1):
         wrong = f"δ is {privacy['delta']!r}, which is no number between 0 and 1"
+    elif other := [name for name, value in PROMISED.items() if privacy[name] != value]:
+        wrong = f"'privacy.{other[0]}' is {privacy[other[0]]!r}, and runs promise '{PROMISED[other[0]]}'"
     if wrong:
         raise AuditInvalid(f"{folder / 'run.json'}: {wrong}, so there is no claim to audit.")
 
@@ -142,8 +148,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[str]]:
+def _vouched(folder: Path, summary: Mapping[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[str]]:
     """Charges of the ledgers in the folder, and sites that have none there: deployed ones keep theirs, simulated ones cannot."""
+    privacy, engine, counted = summary["privacy"], summary.get("engine"), _counted(folder, summary)
     ledgers = {unquote(path.parent.name): path.parent for path in sorted((folder / "ledger").glob("*/ledger.jsonl"))}
     missing = sorted(set(privacy["epsilon"]) - set(ledgers))
     if missing and engine in SIMULATED:
@@ -154,12 +161,27 @@ def _vouched(folder: Path, engine: str, privacy: Mapping[str, Any], config: Conf
     failed, asked = _failed(folder), _document(Run(folder), ASKED)
     if wrong := [site for site, rounds in asked.items() if not isinstance(rounds, list) or not all(isinstance(one, int) for one in rounds)]:
         raise AuditInvalid(f"{folder / ASKED}: what it has of site '{wrong[0]}' is no list of rounds.")
+    trained = {site for site, rounds in asked.items() if rounds}
+    if not config.federation.cohort:
+        trained |= {site for site, patients in counted.items() if patients and asked.get(site) != []}  # [] where its policy refused
+    if engine in SIMULATED and (bare := sorted(trained - set(privacy["epsilon"]))):
+        raise AuditInvalid(f"site '{bare[0]}' took part in training and has no ε in run.json: what it released is no part of the claim.")
+    exact = {} if config.simulation.policies else counted  # which policies round
     excerpt = [
         charge
         for site, ledger in ledgers.items()
-        for charge in _check_ledger(ledger, site, privacy, config, asked.get(site, []), failed.get(site, set()))
+        for charge in _check_ledger(ledger, site, privacy, config, asked.get(site, []), failed.get(site, set()), exact.get(site))
     ]
     return excerpt, missing
+
+
+def _counted(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:
+    """Training patients by site, where run.json lists the sites of a federation."""
+    sites = summary.get("sites") or []
+    try:
+        return {str(site["name"]): int(site["train_patients"]) for site in sites if isinstance(site.get("train_patients"), int)}
+    except (TypeError, AttributeError, KeyError):
+        raise AuditInvalid(f"{folder / 'run.json'}: 'sites' is no list of named sites, so it is not what a run writes.") from None
 
 
 def _failed(folder: Path) -> dict[str, set[int]]:
@@ -179,9 +201,13 @@ def _failed(folder: Path) -> dict[str, set[int]]:
 
 
 def _check_ledger(
-    ledger: Path, site: str, privacy: Mapping[str, Any], config: Config, asked: list[int], failed: set[int]
+    ledger: Path, site: str, privacy: Mapping[str, Any], config: Config, asked: list[int], failed: set[int], patients: int | None
 ) -> list[dict[str, Any]]:
-    """Charges of one site's ledger for this configuration's training, if together they cost what run.json states."""
+    """Charges of one site's ledger for this configuration's training, if together they cost what run.json states.
+
+    Args:
+        patients: that train there by run.json, where it says so.
+    """
     from tmca_core.privacy.ledger import Ledger
 
     try:
@@ -194,6 +220,8 @@ def _check_ledger(
     charges = [entry for entry in spent.charges if entry.get("config") == config.digest() and entry.get("purpose") == "training"]
     if not charges:
         raise AuditInvalid(f"no charge of site '{site}' is of this run's configuration: the ledger does not match the run.")
+    if other := [entry["patients"] for entry in charges if patients and entry.get("patients") not in (None, 0, patients)]:
+        raise AuditInvalid(f"site '{site}' trains {patients} patients by run.json, its ledger charged {other[0]}: it is another site's.")
     composed = [_composed(spent, own, float(privacy["delta"])) for own in _readings(charges, asked, failed)]
     if not any(math.isclose(one, claimed, rel_tol=RELATIVE_SLACK) for one in composed):
         more = composed[0] > claimed

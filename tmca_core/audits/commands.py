@@ -97,7 +97,8 @@ def every(
     load(None, assignments or [])  # says here, once, what is no setting
     given = {"run": run, "assignments": assignments, "epsilon": epsilon, "beta": beta}
     taken = {name: {key: value for key, value in given.items() if key in _options(AUDITS[name])} for name in names}
-    _carry_out([(name, functools.partial(AUDITS[name], **taken[name])) for name in names], "all", out, as_json)
+    left_out = [name for name in audit_names() if "run" in _options(AUDITS[name]) and name not in names]
+    _carry_out([(name, functools.partial(AUDITS[name], **taken[name])) for name in names], "all", out, as_json, left_out)
 
 
 def audit_names() -> list[str]:
@@ -105,23 +106,34 @@ def audit_names() -> list[str]:
     return sorted(AUDITS.names(), key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def _carry_out(audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out: Path | None, as_json: bool) -> None:
+def _carry_out(
+    audits: Sequence[tuple[str, Callable[[], Audit]]], kind: str, out: Path | None, as_json: bool, left_out: Sequence[str] = ()
+) -> None:
     """Conduct, write audit.json and audit.html, print, and leave with the exit code of the worst verdict.
+
+    Args:
+        left_out: audits that could be made of the same run and are not; one that failed in this folder before stays failed.
 
     Raises:
         ConfigError: options that do not go together, or a folder that holds another audit. Of several audits that one is INVALID, as
             is one that breaks in any other way, and the reports of the others are written.
     """
+    from tmca_core.audits.conduct import failed_before
     from tmca_core.audits.page import silent_sentences, worst, write
     from tmca_core.console import run_folder
 
     folder = run_folder(out, f"audit-{kind}")
+    if folder.is_file() or (folder / "config.toml").exists():
+        what = "a file" if folder.is_file() else "a run's, in which an audit changes nothing"
+        raise ConfigError(f"--out {folder} is {what}: name another folder.")
     together = kind == "all"
     reports = [_conducted(name, factory, folder / name if together else folder, alone=not together) for name, factory in audits]
-    value = write(folder, reports, together=together)
+    reports += [report for name in left_out if (report := failed_before(name, folder / name))]
+    left_out = [name for name in left_out if name not in {report.name for report in reports}]
+    value = write(folder, reports, together=together, left_out=left_out)
     lines = [f"{report.name}: {report.verdict}\n  {report.sentence}" for report in reports]
     if together:
-        lines.append("\n  ".join([f"all: {value['verdict']}", *silent_sentences(reports)]))
+        lines.append("\n  ".join([f"all: {value['verdict']}", *silent_sentences(reports, left_out)]))
     emit(as_json, value, "\n".join([*lines, f"report: {folder / 'audit.html'}"]))
     raise typer.Exit(EXIT_CODES[worst(reports)])
 

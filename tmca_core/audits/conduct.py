@@ -95,14 +95,15 @@ def conduct(audit: Audit, folder: Path) -> Report:
         ConfigError: the folder holds another audit, fixed otherwise.
     """
     registration = register(audit, folder)
+    begun = _begin(audit.name, folder)
     try:
         evidence = {ARMS[0]: audit.measure(ARMS[0])}
     except TmcaError as error:
-        return invalid(audit.name, str(error), folder, audit, registration)
+        return invalid(audit.name, str(error), folder, audit, registration, begun=begun)
     evidence |= {arm: _control(audit, arm) for arm in ARMS[1:]}
     verdict, reasons = judge(evidence, audit.blind)
     said = sentence(verdict, reasons, audit, evidence["target"])
-    return _counted(Report(audit.name, verdict, said, reasons, audit, evidence, registration), folder)
+    return _counted(Report(audit.name, verdict, said, reasons, audit, evidence, registration), folder, begun)
 
 
 def _control(audit: Audit, arm: Arm) -> Evidence:
@@ -126,20 +127,97 @@ def reason_of(error: Exception) -> str:
 
 
 def invalid(
-    name: str, reason: str, folder: Path | None, audit: Audit | None = None, registration: str = "", *, applies: bool = True
+    name: str,
+    reason: str,
+    folder: Path | None,
+    audit: Audit | None = None,
+    registration: str = "",
+    *,
+    applies: bool = True,
+    begun: int | None = None,
 ) -> Report:
     """The report of an audit whose material allows no measurement.
 
     Args:
         folder: whose list of attempts gets it; None: it was no attempt, for the folder belongs to something else.
+        begun: line of the list that says that it began.
     """
     reason = reason.rstrip(".")
     said = sentence("INVALID", (reason,), audit, Evidence())
     report = Report(name, "INVALID", said, (reason,), audit, registration=registration, applies=applies)
-    return _counted(report, folder) if folder else report
+    return _counted(report, folder, begun) if folder else report
 
 
-def _counted(report: Report, folder: Path) -> Report:
+BROKEN_OFF = "BROKEN OFF"
+
+
+def _begin(name: str, folder: Path) -> int:
+    """Write down that an attempt begins, before it has measured anything; gives the number of its line.
+
+    Whoever sees a FAIL coming and stops the process, or code under audit that does, leaves an attempt behind.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    number = len(_lines(folder))
+    _append(folder, {"audit": name, "time": now, "verdict": BROKEN_OFF, "sentence": "It began, and its end was not written down."})
+    return number
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """The folder's list, a line that began an attempt and one that ended it each by itself.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = folder / "attempts.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        if all({"audit", "verdict", "sentence"} <= line.keys() for line in lines):
+            return lines
+    except (ValueError, AttributeError):
+        pass
+    raise ConfigError(f"{path} cannot be read: it lists the attempts of this audit. Choose another --out.")
+
+
+def _append(folder: Path, line: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "attempts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def attempts(name: str, folder: Path, begun: int | None = None) -> tuple[dict[str, Any], ...]:
+    """Attempts at an audit that the folder lists, oldest first; one without an end is BROKEN OFF.
+
+    Args:
+        begun: number of the line with which the present attempt began, which is none of them.
+
+    Raises:
+        ConfigError: the list is damaged.
+    """
+    lines = _lines(folder)
+    ended = {line.get("ends") for line in lines} | {begun}
+    return tuple(
+        {key: value for key, value in line.items() if key != "ends"}
+        for number, line in enumerate(lines)
+        if line["audit"] == name and number not in ended
+    )
+
+
+def failed_before(name: str, folder: Path) -> Report | None:
+    """The report of an audit that is not conducted now and failed in this folder before, or may have; None where it did not."""
+    try:
+        before = attempts(name, folder)
+    except ConfigError as error:
+        return invalid(name, str(error), None)
+    failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+    if not failed:
+        return None
+    reason = f"attempt {failed} in this folder failed, and to leave this audit out now takes nothing back"
+    return Report(name, "FAIL", f"{reason}. It said: {before[failed - 1]['sentence']}", (reason,), attempts=before)
+
+
+def _counted(report: Report, folder: Path, begun: int | None = None) -> Report:
     """Append the attempt to the folder's list; from the second on the report says which it is, and one that failed stays failed.
 
     Every attempt draws coins and noise anew: without the list, a FAIL would be gone after a repetition or two. Where the target exceeded
@@ -148,32 +226,27 @@ def _counted(report: Report, folder: Path) -> Report:
     Raises:
         ConfigError: the list is damaged.
     """
-    path = folder / "attempts.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        before = tuple(line for line in lines if line["audit"] == report.name)
-        failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
-        unsettled = [
-            f"attempt {k}, which was {line['verdict']}, had found: {line['exceeded']}"
-            for k, line in enumerate(before, 1)
-            if line.get("exceeded")
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} cannot be read: it lists the attempts of this audit. Choose another --out.") from None
-    now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "verdict": report.verdict, "sentence": report.sentence}
+    before = attempts(report.name, folder, begun)
+    failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+    unsettled = [
+        f"attempt {k}, which was {line['verdict']}, had found: {line['exceeded']}"
+        for k, line in enumerate(before, 1)
+        if line.get("exceeded")
+    ]
+    broken = [str(k) for k, line in enumerate(before, 1) if line["verdict"] == BROKEN_OFF]
+    now: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "verdict": report.verdict, "sentence": report.sentence}
     target = report.evidence.get("target", Evidence())
     if target.flagged and report.verdict != "FAIL":
         now["exceeded"] = _flags(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"audit": report.name, **now}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _append(folder, {"audit": report.name, **now} | ({} if begun is None else {"ends": begun}))
     if not before:
         return report
     said, reasons, verdict = f"Attempt {len(before) + 1} in this folder. {report.sentence}", report.reasons, report.verdict
     if unsettled:
         kept = "what its controls could not confirm is not refuted by another draw: " + "; ".join(unsettled)
+        said, reasons = f"{said} Beware: {kept}.", (*reasons, kept)
+    if broken:
+        kept = f"of attempts {', '.join(broken)}, which were broken off, nobody knows what they had found"
         said, reasons = f"{said} Beware: {kept}.", (*reasons, kept)
     if failed and verdict != "FAIL":
         kept = (
@@ -194,7 +267,11 @@ def register(audit: Audit, folder: Path) -> str:
         ConfigError: something else was fixed in this folder: a threshold chosen after a look at the scores proves nothing.
     """
     fixed = {"audit": audit.name, "claim": audit.claim.to_json(), "beta": audit.beta, "registered": dict(audit.registered)}
-    text = json.dumps(fixed, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(fixed, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    except ValueError:
+        odd = [name for name, value in audit.registered.items() if isinstance(value, float) and not math.isfinite(value)]
+        raise ConfigError(f"{', '.join(odd) or 'a number'} of this audit is not finite: give a number.") from None
     path = folder / "registered.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +77,7 @@ def read_scores(path: Path) -> dict[Arm, Table]:
         columns, found = _read(file)
         if not {"score", "member"} <= set(columns):
             raise AuditInvalid(f"{file}: columns 'score' and 'member' are needed, found: {', '.join(columns) or 'none'}.")
+        _insist_on_columns(file, columns)
         own = tuple(name for name in columns if name.startswith(COVARIATE))
         if names not in (None, own):
             raise AuditInvalid(f"{file}: its covariates are not those of the files before it.")
@@ -100,15 +103,17 @@ def digest(path: Path) -> str:
 
 def distribution_check(table: Table) -> dict[str, str]:
     """Whether it was made on the scores that are judged, for the report."""
-    missing = f"NOT MADE: the files have no column '{COVARIATE}NAME', so members and non-members may differ by more than training"
-    return {"distribution check": f"passed, by {', '.join(table.names)}" if table.names else missing}
+    names = [name for name, column in zip(table.names, table.covariates.T, strict=True) if np.ptp(column) > 0]
+    lacking = f"the columns '{COVARIATE}NAME' are constant" if table.names else f"the files have no column '{COVARIATE}NAME'"
+    missing = f"NOT MADE: {lacking}, so members and non-members may differ by more than training"
+    return {"distribution check": f"passed, by {', '.join(names)}" if names else missing}
 
 
 def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
     """The callable `module:attribute`; modules of the working folder are found, when it is called too.
 
-    What it prints goes to standard error, and what it raises is an AuditInvalid that names it, an exit of the process as well: a script
-    that ends with `sys.exit(0)` must not end an audit as if it had passed.
+    What it and its children print goes to standard error, and what it raises is an AuditInvalid that names it, an exit of the process as
+    well: a script that ends with `sys.exit(0)` or `os._exit(0)` must not end an audit as if it had passed. Ctrl-C ends it.
 
     Raises:
         ConfigError: there is none of that name.
@@ -119,7 +124,9 @@ def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
     try:
         with _theirs():
             found = getattr(importlib.import_module(module), attribute, None)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ConfigError(f"{option} {name}: the module cannot be imported: {type(error).__name__}: {error}.") from error
     if not callable(found):
         raise ConfigError(f"{option} {name}: '{module}' has no callable '{attribute}'.")
@@ -128,7 +135,9 @@ def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
         try:
             with _theirs():
                 return found(argument)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of pytest and asyncio as well, which are no Exceptions
             raise AuditInvalid(f"{name} raised {type(error).__name__}: {error}") from error
 
     return called
@@ -136,13 +145,24 @@ def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
 
 @contextmanager
 def _theirs() -> Iterator[None]:
-    """Others' code runs as in the working folder, and standard output stays the audit's."""
-    here = str(Path.cwd())
+    """Others' code runs as in the working folder, and standard output and the end of this process stay the audit's."""
+    here, own, leave = str(Path.cwd()), os.getpid(), os._exit
+
+    def exiting(code: int) -> None:
+        if os.getpid() != own:
+            leave(code)
+        raise SystemExit(code)
+
     sys.path.insert(0, here)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), mock.patch.object(os, "_exit", exiting):
             yield
     finally:
+        os.dup2(kept, 1)
+        os.close(kept)
         sys.path.remove(here)
 
 
@@ -153,9 +173,12 @@ def as_vector(value: Any) -> Numbers:
         AuditInvalid: it is not real numbers.
     """
     try:
-        return _flat(value)
+        found = _flat(value)
     except Exception as error:
         raise AuditInvalid(f"the step released something that is not numbers: {type(error).__name__}: {error}.") from None
+    if not found.size:
+        raise AuditInvalid("the step released nothing: there is no number to audit.")
+    return found
 
 
 def _flat(value: Any) -> Numbers:
@@ -198,6 +221,17 @@ def _read(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
         raise AuditInvalid(f"{file} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     except csv.Error as error:
         raise AuditInvalid(f"{file} cannot be read as CSV: {error}.") from None
+
+
+def _insist_on_columns(file: Path, columns: Sequence[str]) -> None:
+    """No column is read in the place of another, and none that is meant is passed over."""
+    if twice := sorted({name for name in columns if list(columns).count(name) > 1}):
+        raise AuditInvalid(f"{file}: the column '{twice[0]}' is there more than once: which one is meant cannot be told.")
+    known = ("score", "member", "arm", "record")
+    for name in columns:
+        plain = name.strip().lower()
+        if name not in known and (plain in known or (plain.startswith(COVARIATE[:-1]) and not name.startswith(COVARIATE))):
+            raise AuditInvalid(f"{file}: the column '{name}' is none of {', '.join(known)} and {COVARIATE}NAME to the letter. Mend it.")
 
 
 def _table(rows: list[_Row], names: tuple[str, ...]) -> Table:

@@ -21,15 +21,19 @@ MOST_LEDGER = 20  # entries of a ledger that are printed
 TONES: Mapping[Verdict, str] = {"PASS": "good", "FAIL": "bad", "NO POWER": "", "INVALID": "bad"}
 
 
-def write(folder: Path, reports: Sequence[Report], *, together: bool) -> dict[str, Any]:
-    """Write audit.json and audit.html of one audit, or of several `together`; gives what audit.json holds."""
-    value = summary(reports) if together else reports[0].to_json()
+def write(folder: Path, reports: Sequence[Report], *, together: bool, left_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Write audit.json and audit.html of one audit, or of several `together`; gives what audit.json holds.
+
+    Args:
+        left_out: audits of the same run that were not made.
+    """
+    value = summary(reports, left_out) if together else reports[0].to_json()
     write_atomically(folder / "audit.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / "audit.html", render(reports))
+    write_atomically(folder / "audit.html", render(reports, left_out))
     return value
 
 
-def summary(reports: Sequence[Report]) -> dict[str, Any]:
+def summary(reports: Sequence[Report], left_out: Sequence[str] = ()) -> dict[str, Any]:
     """Several audits as one: the worst verdict, the claim of the first that has one, and every report whole."""
     verdict, silent = worst(reports), told_only(reports)
     said = [report.sentence for report in reports if report.verdict == verdict and report.name not in silent]
@@ -37,7 +41,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
         "schema": 1,
         "audit": "all",
         "verdict": verdict,
-        "sentence": " ".join([*said, *silent_sentences(reports)]),
+        "sentence": " ".join([*said, *silent_sentences(reports, left_out)]),
         "claim": next((report.audit.claim.to_json() for report in reports if report.audit), {}),
         "bounds": [{"audit": r.name, **b.to_json()} for r in reports for b in r.evidence.get("target", Evidence()).bounds],
         "controls": {report.name: report.to_json()["controls"] for report in reports},
@@ -60,16 +64,17 @@ def told_only(reports: Sequence[Report]) -> list[str]:
     return next((silent for silent in ([*absent, *free], absent) if len(silent) < len(reports)), [])
 
 
-def silent_sentences(reports: Sequence[Report]) -> list[str]:
-    """What the page and the sentence of several audits say of those that do not decide."""
+def silent_sentences(reports: Sequence[Report], left_out: Sequence[str] = ()) -> list[str]:
+    """What the page and the sentence of several audits say of those that do not decide, and of those that were not made."""
     silent = [report for report in reports if report.name in told_only(reports)]
     free, absent = (", ".join(report.name for report in silent if report.applies == applies) for applies in (True, False))
     said = f"Told without a say in this verdict, for nothing is promised that it could be held against: {free}."
     no_say = f"Without a say in this verdict, for there is nothing of the kind in this configuration: {absent}."
-    return [*([said] if free else []), *([no_say] if absent else [])]
+    not_made = f"Not made, so that this verdict says nothing of what they would find: {', '.join(left_out)}."
+    return [*([said] if free else []), *([no_say] if absent else []), *([not_made] if left_out else [])]
 
 
-def render(reports: Sequence[Report]) -> str:
+def render(reports: Sequence[Report], left_out: Sequence[str] = ()) -> str:
     """The page. Names, reasons and figures are escaped; charts and pictures are markup made here."""
     room = files("tmca_core.audits")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -83,7 +88,7 @@ def render(reports: Sequence[Report]) -> str:
         exit_codes=EXIT_CODES,
         reports=[(report, _sections(report)) for report in reports],
         most_ledger=MOST_LEDGER,
-        silent=silent_sentences(reports),
+        silent=silent_sentences(reports, left_out),
     )
 
 

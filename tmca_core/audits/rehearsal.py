@@ -212,6 +212,8 @@ def _rounds_made(run: Run, config: Config, network: Network) -> int:
             f"{run.folder}: by run.json {made} rounds were made, and the last checkpoint is of round {last.round}: what was trained, and "
             "at what cost in privacy, does not hold together. Give the whole folder of a run that ended."
         )
+    if tested == 0:
+        raise AuditInvalid(f"{run.folder}: by run.json the model of round 0 was tested and released, which no training has touched.")
     if tested is not None and tested not in [int(folder.name.removeprefix("round-")) for folder in run.checkpoints()]:
         raise AuditInvalid(
             f"{run.folder}: by run.json the model of round {tested} was tested and released, and its checkpoint is not there."

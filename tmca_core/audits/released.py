@@ -20,7 +20,7 @@ from tmca_core.audits.scores import Numbers, Scores
 from tmca_core.audits.shift import insist_alike
 from tmca_core.audits.subjects import REMADE_AND_RELEASED
 from tmca_core.errors import AuditInvalid
-from tmca_core.run import Run
+from tmca_core.run import Checkpoint, Run
 
 if TYPE_CHECKING:
     from tmca_core.audits.rehearsal import Subject
@@ -33,26 +33,42 @@ COVARIATES = ("cases", "mean of the film", "share of target", "words of the repo
 def attacked(run: Path, subject: Subject, claim: Claim, beta: float) -> Evidence:
     """Bounds from a threshold on the loss of the released weights, where training and test patients are alike; else the reason why not.
 
-    Losses that are tied where guesses end may refute the claim; otherwise nothing was attacked.
+    Attacked are those that the run tested and those of its last round, each at its part of β where they are not the same: run.json says
+    which were tested, and its makers wrote it. Losses that are tied where guesses end may refute the claim; otherwise nothing was attacked.
 
     Membership was dealt by the run's split, not by the auditor's coins. Patients are thinned by coins until at every site either kind is
     as likely, and their covariates must not tell them apart.
     """
+    found = Run(run)
+    last, tested = found.last_checkpoint(), found.read_json("run.json").get("tested_round")
+    assert last is not None  # `subject_of` insists on one, and on the tested one
+    both = {NAME: last if tested is None else found.checkpoint(tested)}
+    if tested not in (None, last.round):
+        both[f"{NAME} of the last round"] = last
+    parts = [_attacked(name, one, subject, claim, beta / len(both)) for name, one in both.items()]
+    return Evidence(
+        tuple(bound for part in parts for bound in part.bounds),
+        figures={name: told for part in parts for name, told in part.figures.items()},
+        scope=next((part.scope for part in parts if part.scope), ""),
+    )
+
+
+def _attacked(name: str, checkpoint: Checkpoint, subject: Subject, claim: Claim, beta: float) -> Evidence:
     try:
-        scores = told_apart(run, subject)
+        scores = told_apart(checkpoint, subject)
     except AuditInvalid as error:
-        return Evidence(figures={NAME: f"NOT ATTACKED: {error}"})
+        return Evidence(figures={name: f"NOT ATTACKED: {error}"})
     canaries = len(scores.members) + len(scores.others)
     guesses = guesses_for(canaries, claim, beta)
     found = bounds(scores, guesses, claim, beta)
     if not any(one.exceeds for one in found) and (tied := undecided(scores, guesses)):
-        return Evidence(figures={NAME: f"NOT ATTACKED: {'; '.join(tied)}."})
+        return Evidence(figures={name: f"NOT ATTACKED: {'; '.join(tied)}."})
     low, high = scores.auc_interval()
     told = f"{len(scores.members)} training and {len(scores.others)} test patients, loss, AUC {scores.auc:.3f} ({low:.3f} to {high:.3f})"
-    return Evidence(tuple(replace(one, name=f"{NAME}, {one.name}") for one in found), figures={NAME: told}, scope=REMADE_AND_RELEASED)
+    return Evidence(tuple(replace(one, name=f"{name}, {one.name}") for one in found), figures={name: told}, scope=REMADE_AND_RELEASED)
 
 
-def told_apart(run: Path, subject: Subject) -> Scores:
+def told_apart(checkpoint: Checkpoint, subject: Subject) -> Scores:
     """−log loss by patient under the released weights, less the site's median.
 
     Raises:
@@ -60,11 +76,7 @@ def told_apart(run: Path, subject: Subject) -> Scores:
     """
     from tmca_core.audits.signals import signals
 
-    found = Run(run)
-    tested = found.read_json("run.json").get("tested_round")
-    last = found.last_checkpoint() if tested is None else found.checkpoint(tested)
-    assert last is not None  # `subject_of` insists on one, and on the tested one
-    weights = subject.start | last.weights
+    weights = subject.start | checkpoint.weights
     rng = np.random.default_rng(secrets.randbits(128))
     values: tuple[list[Numbers], list[Numbers]] = ([], [])
     about: tuple[list[Numbers], list[Numbers]] = ([], [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import random
 import select
 import sys
 import time
@@ -55,8 +56,10 @@ def repeated(release: Callable[[], Numbers]) -> str | None:
 def too_small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tuple[str, int]], error: float) -> str | None:
     """The alarm of noise that is smaller than claimed in some tensor, or in all together; None where it is not.
 
-    Under the claim the squares about their mean of n draws are at least σ²χ² with (n − 1)·d degrees of freedom. Bonferroni over tensors.
-    Two looks, n fresh draws each, must name the same tensor, each at the root of a tensor's share of the error.
+    Twins' releases (see the module) differ by the operating system's noise alone, √2 of it: what a generator of the process adds,
+    which whoever knows its state takes off again, does not count. Under the claim the squares of n differences are at least 2σ²χ²
+    with n·d degrees of freedom. Bonferroni over tensors. Two looks, n fresh pairs each, must name the same tensor, each at the root
+    of a tensor's share of the error.
 
     Args:
         scale: claimed standard deviation of every released number.
@@ -67,7 +70,7 @@ def too_small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tupl
     again = _small(release, scale, sizes, error) if found else {}
     for name in found:
         if name in again:
-            return f"the noise of {name} is {again[name]:.3g} times the one that is claimed"
+            return f"the noise of {name} is {again[name]:.3g} times the one that is claimed, as far as the operating system gives it"
     return None
 
 
@@ -75,25 +78,26 @@ def _small(release: Callable[[], Numbers], scale: float, sizes: Sequence[tuple[s
     """Tensors whose noise one look calls too small, and its size in claimed ones."""
     from scipy.stats import chi2
 
-    draws = np.stack([release() for _ in range(DRAWS)])
-    squares = ((draws - draws.mean(0)) ** 2).sum(0) / scale**2
+    squares = np.sum([(_in_a_copy(release) - _in_a_copy(release)) ** 2 for _ in range(DRAWS)], axis=0) / (2 * scale**2)
     ends = np.cumsum([size for _, size in sizes])
     parts = [(name, part) for (name, _), part in zip(sizes, np.split(squares, ends[:-1]), strict=True)]
     found = {}
     for name, part in [("all tensors", squares), *parts]:
-        freedom = (DRAWS - 1) * len(part)
+        freedom = DRAWS * len(part)
         if chi2.cdf(part.sum(), freedom) < math.sqrt(error / (len(parts) + 1)):
             found[name] = float(np.sqrt(part.sum() / freedom))
     return found
 
 
 def _in_a_copy(release: Callable[[], Numbers]) -> Numbers:
-    """One release of a forked copy of this process."""
+    """One release of a forked copy of this process, the generator of Python's `random` included, which a fork would seed anew."""
     reader, writer = os.pipe()
+    state = random.getstate()
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            random.setstate(state)
             os.close(reader)
             if torch := sys.modules.get("torch"):
                 torch.set_num_threads(1)

@@ -111,15 +111,25 @@ class Scores:
 
 
 def turned_round(scores: Scores, error: float) -> tuple[str, ...]:
-    """Why nothing follows from scores that are lower for members; empty where chance does that more often than `error` (Mann–Whitney)."""
+    """Why nothing follows from scores that are lower for members, or that tell them apart by their distance from the middle and hardly by
+    their order; empty where chance does either more often than `error` (Mann–Whitney)."""
     from scipy.stats import mannwhitneyu
 
-    if mannwhitneyu(scores.members, scores.others, alternative="less").pvalue >= error:
-        return ()
-    return (
-        f"scores are lower for those that took part (AUC {scores.auc:.3g}): an attack that is turned round sees nothing. Give higher ones "
-        "to those that seem to have been in",
-    )
+    if mannwhitneyu(scores.members, scores.others, alternative="less").pvalue < error / 2:
+        return (
+            f"scores are lower for those that took part (AUC {scores.auc:.3g}): an attack that is turned round sees nothing. Give higher "
+            "ones to those that seem to have been in",
+        )
+    middle = np.median(np.concatenate([scores.members, scores.others]))
+    far, near = np.abs(scores.members - middle), np.abs(scores.others - middle)
+    apart = abs(area(far, near) - 0.5)
+    if apart > 2 * abs(scores.auc - 0.5) and mannwhitneyu(far, near).pvalue < error / 2:
+        return (
+            f"scores tell those that took part by their distance from the middle (AUC {0.5 + apart:.3g}) and hardly by their order "
+            f"(AUC {scores.auc:.3g}), by which guesses go: an attack that looks at one end sees nothing. Give one number that is higher "
+            "for those that seem to have been in",
+        )
+    return ()
 
 
 def area(members: Numbers, others: Numbers) -> float:

@@ -65,8 +65,24 @@ def test_options_reach_the_audits_that_have_them_and_no_report_gets_lost(tmp_pat
     (out / "fourth" / "registered.json").write_text("{}\n")  # the folder is another audit's
     code, value = audited(capsys, run, "--out", out, "--only", "fourth,third", *options)
     assert code == 5 and "fixes another audit" in value["audits"]["fourth"]["sentence"] and value["audits"]["third"]["attempt"] == 2
-    assert len((out / "fourth" / "attempts.jsonl").read_text().splitlines()) == 1
+    assert len((out / "fourth" / "attempts.jsonl").read_text().splitlines()) == 2  # begun and ended, once
     assert audited(capsys, run, "--beta", "2")[0] == audited(capsys, run, "--set", "data.no_such=1")[0] == 2
+
+
+def test_an_audit_that_failed_is_not_left_out_of_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(run: RunFolder = None) -> Audit:
+        arms = {arm: Evidence((Bound("b", "ε", 0.0 if arm == "negative" else 2.0, 1.0),)) for arm in ("target", "positive", "negative")}
+        return Audit("third", "", "", of_epsilon(1.0, 1e-5), 0.05, {}, arms.__getitem__)
+
+    run, out = finished(tmp_path), tmp_path / "out"
+    code, value = audited(capsys, run, "--out", out, "--only", "fourth")
+    assert code == 0 and "Not made, so that this verdict says nothing of what they would find" in value["sentence"]
+    assert "third" in value["sentence"].partition("Not made")[2] and "Not made" in (out / "audit.html").read_text()
+    with mock.patch.dict(AUDITS._factories, {"third": fails}):
+        assert audited(capsys, run, "--out", out, "--only", "third")[0] == 4
+    code, value = audited(capsys, run, "--out", out, "--only", "fourth")
+    assert code == 4 and value["verdict"] == "FAIL" and "takes nothing back" in value["audits"]["third"]["sentence"]
+    assert audited(capsys, run, "--out", run)[0] == 2  # in which nothing is changed
 
 
 def test_an_error_of_a_library_takes_no_finished_report_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,5 +115,5 @@ def test_audits_that_a_configuration_does_not_allow_do_not_decide(tmp_path: Path
     run.write_json("run.json", {"schema": 1, "engine": "centralised", "arm": "pooled", "privacy": None})
     code, value = audited(capsys, run.folder, "--out", tmp_path / "a", "--only", "sensitivity,mechanism,inversion,fourth")
     assert code == 0 and value["verdict"] == "PASS"
-    assert value["sentence"].endswith("nothing of the kind in this configuration: sensitivity, mechanism, inversion.")
+    assert "nothing of the kind in this configuration: sensitivity, mechanism, inversion. Not made" in value["sentence"]
     assert audited(capsys, run.folder, "--out", tmp_path / "b", "--only", "sensitivity,inversion")[1]["verdict"] == "INVALID"

@@ -116,13 +116,26 @@ def test_an_audit_that_failed_stays_failed_in_its_folder(tmp_path: Path) -> None
     value = third.to_json()
     assert value["attempt"] == 3 and [before["verdict"] for before in value["earlier_attempts"]] == ["PASS", "FAIL"]
     lines = [json.loads(line) for line in (tmp_path / "attempts.jsonl").read_text().splitlines()]
-    assert [line["verdict"] for line in lines] == ["PASS", "FAIL", "PASS"] and all(line["time"] for line in lines)
+    assert [line["verdict"] for line in lines if "ends" in line] == ["PASS", "FAIL", "PASS"] and all(line["time"] for line in lines)
     assert invalid("third", "the run is gone", tmp_path).verdict == "FAIL"  # nor does material that was taken away hide it
     assert conduct(audit(QUIET), tmp_path / "mended").verdict == "PASS"
     assert "Attempt 3 in this folder" in render([third])
     (tmp_path / "attempts.jsonl").write_text("torn\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         conduct(audit(QUIET), tmp_path)
+
+
+def test_an_attempt_that_is_broken_off_stays_in_the_list(tmp_path: Path) -> None:
+    def stopped(arm: Arm) -> Evidence:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            conduct(replace(audit(QUIET), measure=stopped), tmp_path)
+    report = conduct(audit(QUIET), tmp_path)
+    assert report.verdict == "PASS" and "of attempts 1, 2, which were broken off" in report.sentence
+    value = report.to_json()
+    assert value["attempt"] == 3 and [before["verdict"] for before in value["earlier_attempts"]] == ["BROKEN OFF"] * 2
 
 
 def broken(target: Evidence, error: Exception | None = None) -> Audit:

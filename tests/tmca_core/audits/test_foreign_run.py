@@ -68,6 +68,8 @@ def test_one_training_is_made_and_it_cannot_touch_the_coins(tmp_path: Path) -> N
         (lambda inside: {}, "a mapping"),
         (lambda inside: inside * 1j, "complex"),
         (lambda inside: np.arange(inside.size) - 1e6 * inside, "turned round"),
+        (lambda inside: (1 + 9 * inside) * (-1.0) ** np.arange(inside.size) + 1e-6 * np.arange(inside.size), "distance from the middle"),
+        (lambda inside: [], "released nothing"),
     ],
 )
 def test_scores_from_which_nothing_follows_are_invalid(tmp_path: Path, scores: Training, said: str) -> None:
@@ -113,6 +115,23 @@ def left(inside):
     sys.exit(0)
 
 
+def off(inside):
+    import os
+    import subprocess
+
+    subprocess.run(["echo", "epoch 1"])
+    os.write(1, b"epoch 2")
+    os._exit(0)
+
+
+class Skipped(BaseException):
+    pass
+
+
+def skipped(inside):
+    raise Skipped("no GPU")
+
+
 def half(inside):
     import torch
 
@@ -126,6 +145,8 @@ def half(inside):
         ("one-run", "train", "train", 4, "is claimed"),
         ("one-run", "train", "left", 5, "raised SystemExit"),
         ("one-run", "left", "train", 5, "raised SystemExit"),
+        ("one-run", "off", "train", 5, "raised SystemExit"),
+        ("mechanism", "skipped", "skipped", 5, "their_pipeline:skipped raised Skipped: no GPU"),
         ("one-run", "broken", "train", 5, "their_pipeline:broken raised ValueError: no films"),
         ("one-run", "half", "train", 4, "is claimed"),  # of bfloat16, which numpy does not have
         ("mechanism", "broken", "broken", 5, "their_pipeline:broken raised ValueError: no films"),
@@ -139,7 +160,7 @@ def test_the_command_trains_what_it_is_given(
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "their_pipeline.py").write_text(THEIRS)
     (tmp_path / "their_noise.py").write_text("import numpy\n\nORDER = numpy.arange(1000) / 1e6\n")
@@ -151,7 +172,7 @@ def test_the_command_trains_what_it_is_given(
     with pytest.raises(SystemExit) as stop:
         main(["audit", audit, *theirs, *more, "--epsilon", "2", "--beta", "0.01", "--out", "audit", "--json"])
     assert stop.value.code == code
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert said in found["sentence"]
     assert found["registered"]["step"] == f"their_pipeline:{step}" and quiet in str(found["registered"]["positive_control"])
 

@@ -12,7 +12,7 @@ import pytest
 
 from tmca_core.audits.claims import of_epsilon
 from tmca_core.audits.conduct import conduct
-from tmca_core.audits.external import digest, read_scores
+from tmca_core.audits.external import digest, distribution_check, read_scores
 from tmca_core.audits.foreign import of_scores
 from tmca_core.audits.onerun import one_run
 from tmca_core.cli import main
@@ -56,6 +56,8 @@ def test_a_patients_score_is_the_mean_of_its_rows_and_covariates(tmp_path: Path)
         (b"score,member,record\n1,1,M\xfcller\n", "is not UTF-8"),
         (b"score,member\n" + b"1" * 200_000 + b",1\n", "cannot be read as CSV"),
         (b"", "columns 'score' and 'member' are needed"),
+        (b"score,score,member\n1,2,1\n", "the column 'score' is there more than once"),
+        (b"score,member,Covariate:age\n1,1,50\n", "the column 'Covariate:age' is none of score, member"),
         (b"score,member,arm\n1,1,positive\n", "no row is of the target"),
         (b"score,member,record\n" + b"".join(b"%d,%d,p%d\n" % (i, i % 2, i % 2) for i in range(60)), "too few"),
     ),
@@ -67,6 +69,11 @@ def test_files_that_cannot_be_used_end_as_invalid(content: bytes, says: str, tmp
             main(["audit", audit, "--scores", str(tmp_path / "s.csv"), *claim, "--out", str(tmp_path / audit), "--json"])
         found = json.loads(capsys.readouterr().out)
         assert stop.value.code == 5 and found["verdict"] == "INVALID" and says in found["sentence"]
+
+
+def test_a_constant_covariate_checks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("score,member,covariate:age\n1,1,50\n5,0,50\n")
+    assert distribution_check(read_scores(tmp_path / "s.csv")["target"])["distribution check"].startswith("NOT MADE: the columns")
 
 
 def test_tied_scores_may_refute_and_never_reassure(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,38 @@ def test_a_ledger_agrees_with_the_claim_in_both_directions(tmp_path: Path) -> No
         claims.of_run(finished(tmp_path / "cheaper", charged=3))
     with pytest.raises(AuditInvalid, match="more was released than is claimed"):  # a round that was done again was released again
         claims.of_run(finished(tmp_path / "again", restart=True))
+
+
+def test_a_claim_is_of_what_ledgers_account_for_and_of_all_sites(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    run, summary = Run(folder), Run(folder).read_json("run.json")
+
+    def refused(says: str, **changed: object) -> None:
+        run.write_json("run.json", summary | changed)
+        with pytest.raises(AuditInvalid, match=says):
+            claims.of_run(folder)
+
+    for key, other in (("unit", "hospital"), ("unit", None), ("relation", "replace-one"), ("accountant", "certified")):
+        refused(f"'privacy.{key}' is {other!r}", privacy=summary["privacy"] | {key: other})
+    refused("the engine is 'Inprocess'", engine="Inprocess")
+    refused("site 'b' took part in training and has no ε", sites=[{"name": "b", "train_patients": 9}])
+    refused("'sites' is no list of named sites", sites=3)
+    run.write_json("asked.json", {"a": [1], "b": [1]})
+    refused("site 'b' took part in training and has no ε")
+    run.write_json("asked.json", {"a": [1], "b": []})  # whose policy refused
+    run.write_json("run.json", summary | {"sites": [{"name": "b", "train_patients": 9}]})
+    assert claims.of_run(folder).ledger
+
+
+def test_a_ledger_of_another_site_does_not_vouch(tmp_path: Path) -> None:
+    folder = finished(tmp_path, charged=0)
+    ledger = Ledger.create(folder / "ledger" / "a")
+    ledger.charge(Charge(NoisySteps(1.5, 0.25, 4), run="x", round=1, config=Run(folder).config().digest()), ["p", "q"], None)
+    summary = Run(folder).read_json("run.json")
+    for patients, good in ((2, True), (3, False)):
+        Run(folder).write_json("run.json", summary | {"sites": [{"name": "a", "train_patients": patients}]})
+        with nullcontext() if good else pytest.raises(AuditInvalid, match="its ledger charged 2: it is another site's"):
+            claims.of_run(folder)
 
 
 def test_a_round_that_the_server_asked_for_twice_may_have_been_begun_once(tmp_path: Path) -> None:
