@@ -174,7 +174,7 @@ def train(site: Site, content: RecordDict) -> RecordDict:
     if config.privacy.enabled:
         from client.private import train_privately
 
-        result = train_privately(site, round, run, state if keep else None)
+        result = train_privately(site, round, run, state if keep else None, counted)
     else:
         result = _fit(site, rule, round, state)
     told = rule.end()

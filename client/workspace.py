@@ -153,14 +153,17 @@ def enter(config: Config, node: Mapping[str, Any], place: int, run: str | None) 
     Raises:
         PolicyRefusal: the policy refuses, or the hospital has none and the run is private, or reports may identify a person.
         LedgerError: the hospital's ledger is missing or damaged.
-        ConfigError: see `open_site`; or the policy cannot be read.
+        ConfigError: see `open_site` and `mechanism_of`; or the policy cannot be read.
     """
     run = run if run is None else accepted_run(run)
     door = Door.of(policy_of(config, node, lambda: name_of(config, node, place)))
     if door.policy is None:
         if not simulated(node):
             _hold_own_reports(config, node, door)
-        return open_site(config, node, place)
+        site = open_site(config, node, place)
+        if config.privacy.enabled and len(site.data.train):  # of a simulation: with no finite ε it takes no part, and pays for none
+            door.mechanism(config, site.data.train.patients)
+        return site
     if simulated(node):
         site = open_site(config, node, place)
         door.admit(config, site.data.train.patients, code_digest(), run)

@@ -62,8 +62,8 @@ def _run(config: Config, folder: Path, on_event: OnEvent) -> dict[str, Any]:
     finally:
         if baselines:
             baselines.close()
-    _write_examples(config, run, sites, run.checkpoint(summary["tested_round"]).weights)
-    if not policed:  # else run.json holds what the policies let out, as between hospitals
+    if not policed:  # else run.json holds what the policies let out, as between hospitals, and no film or report leaves a site
+        _write_examples(config, run, sites, run.checkpoint(summary["tested_round"]).weights)
         summary["sites"] = [describe_site(site) for site in sites.values()]
         summary["skipped"] = len(skips)
         summary["skipped_rows"] = [{"row": s.row, "column": s.column, "reason": s.reason} for s in skips]

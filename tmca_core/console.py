@@ -71,7 +71,8 @@ class RoundTable:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self, row: Mapping[str, Any]) -> str:
-        sites = "  ".join(f"{site} {dice:.3f}" for site, dice in list(row["dice"].items())[:MOST_SITES])
+        told = list(row["dice"].items())[:MOST_SITES]
+        sites = "  ".join(f"{site} {'withheld' if dice is None else _figure(dice)}" for site, dice in told)
         return f"round {row['round']}/{self.rounds}  dice {_figure(row['mean'])}  loss {_mean(row['loss'])}  {sites}  {_cost(row)}"
 
     def _table(self) -> Any:

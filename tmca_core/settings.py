@@ -268,13 +268,13 @@ class PrivacySettings(Section):
     """Differential privacy of every patient, by noise that each hospital adds; a hospital's own policy may refuse these."""
 
     enabled: bool = Field(False, description="Updates leave a site only clipped and noised.")
-    noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False, description="σ, noise over clip; 0: least that keeps target_epsilon.")
-    clip: float = Field(1.0, gt=0, allow_inf_nan=False, description="C, largest norm of a patient's gradient.")
+    noise_multiplier: float = Field(0.0, ge=0, le=1e6, description="σ, noise over clip; 0: least that keeps target_epsilon.")
+    clip: float = Field(1.0, ge=1e-9, le=1e9, description="C, largest norm of a patient's gradient.")  # float32 holds noise and sums
     sample_rate: float = Field(
         0.0, ge=0, le=1, description="Probability of a patient's taking part in a step; 0: training.batch_size over the site's patients."
     )
     target_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest ε of the run, add/remove; 0: as the noise gives.")
-    delta: float = Field(1e-5, gt=0, lt=1, description="δ that goes with ε; below one over the number of patients.")
+    delta: float = Field(1e-5, ge=1e-12, lt=1, description="δ that goes with ε; below one over the number of patients.")  # 1e-15: no ε
 
     engine: Literal["vmap", "loop", "opacus"] = Field(
         "vmap", description="How gradients of single cases are computed: all at once, one by one, or by Opacus's hooks (some networks)."
@@ -293,14 +293,16 @@ class CentralSettings(Section):
     """Differential privacy of whole hospitals, by noise that the server adds to the sum of clipped updates; few hospitals: a huge ε."""
 
     enabled: bool = Field(False, description="The server clips every update and adds noise to their sum.")
-    noise_multiplier: float = Field(1.0, ge=0.05, allow_inf_nan=False, description="σ, noise on the sum over clip.")
-    clip: float = Field(1.0, gt=0, allow_inf_nan=False, description="C, largest norm of an update; where adaptive, in the first round.")
-    delta: float = Field(1e-3, gt=0, lt=1, description="δ that goes with ε; below one over the number of hospitals.")
+    noise_multiplier: float = Field(1.0, ge=0.05, le=1e6, description="σ, noise on the sum over clip.")
+    clip: float = Field(1.0, ge=1e-9, le=1e9, description="C, largest norm of an update; where adaptive, in the first round.")
+    delta: float = Field(1e-3, ge=1e-12, lt=1, description="δ that goes with ε; below one over the number of hospitals.")
     max_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest ε of a hospital; a run beyond it is refused; 0: any.")
     adaptive: bool = Field(False, description="The bound follows a quantile of the updates' norms (Andrew et al. 2021).")
     quantile: float = Field(0.5, gt=0, lt=1, description="Of adaptive: share of updates that are to stay unclipped.")
     clip_rate: float = Field(0.2, gt=0, le=2, description="Of adaptive: how fast the bound moves.")
-    count_noise: float = Field(5.0, gt=0, description="Of adaptive: noise on the number of unclipped updates, above half the σ.")
+    count_noise: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="Of adaptive: noise on the number of unclipped updates, above half the σ."
+    )
 
 
 class SimulationSettings(Section):

@@ -12,6 +12,7 @@ from simulations.engine import simulate
 from simulations.experiment import run_experiment
 from tmca_core.cli import main
 from tmca_core.config import Config
+from tmca_core.console import RoundTable
 from tmca_core.errors import PolicyRefusal
 from tmca_core.privacy.accounting import NoisySteps, epsilon
 from tmca_core.privacy.ledger import Ledger
@@ -49,6 +50,18 @@ def test_no_baselines_are_trained_beside_the_policies(tmp_path: Path) -> None:
     summary = run_experiment(one_round, tmp_path / "run", lambda event: said.append(event.get("text", "")))
     assert summary["baselines"] == {"pooled": None, "local": {}} and any(text.startswith("no baselines") for text in said)
     assert [path.name for path in Run(tmp_path / "run").folder.glob("checkpoints/*") if not path.name.startswith("round-")] == []
+
+
+def test_where_every_figure_is_withheld_no_case_is_shown_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = policies(tmp_path, ("", "min_cases = 2", "min_cases = 99"))
+    with RoundTable(1) as table:
+        run_experiment(config(folder, federation__rounds=1, training__steps=1), tmp_path / "run", table)
+    assert "phantom-00 withheld" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "examples").exists()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "withhold what the network reaches" in page and "no film and no report leaves them" in page
+    for untrue in ("has not ended", "holds no validation", "was not measured", "no one-sided report", "<figure>"):
+        assert untrue not in page
 
 
 def test_where_all_refuse_the_command_ends_with_3_and_run_json_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from simulations.experiment import run_experiment
 from tests.support.tiny_runs import tiny
 from tmca_core.cli import main
 from tmca_core.config import Config
-from tmca_core.errors import PolicyRefusal
+from tmca_core.errors import FederationError, PolicyRefusal
 from tmca_core.privacy.accounting import NoisySteps, epsilon
 from tmca_core.privacy.ledger import Ledger
 from tmca_core.run import Run
@@ -55,6 +58,34 @@ def test_a_round_that_is_done_again_is_charged_again(tmp_path: Path) -> None:
         for site in summary["sites"]
     }
     assert all(charged in ([1, 2], [1, 2, 2]) for charged in rounds.values()) and [1, 2, 2] in rounds.values()
+
+
+def test_a_ledger_is_made_once(tmp_path: Path) -> None:
+    config = private(tmp_path / "cache", **{"simulation.baselines": False})
+
+    def stop_at(kind: str, round: int) -> None:
+        def stop(event: Mapping[str, Any]) -> None:
+            if event["event"] == kind and event["round"] == round:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config, tmp_path / "run", stop)
+
+    stop_at("asked", 1)  # the request is noted, and no site has a ledger yet
+    assert (tmp_path / "run" / "asked.json").exists() and not (tmp_path / "run" / "ledger").exists()
+    stop_at("site_train", 2)
+    kept = (tmp_path / "run" / "asked.json").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "ledger")
+    with pytest.raises(PolicyRefusal, match=r"LedgerError: the ledger of site .* is missing after it existed"):
+        run_experiment(config, tmp_path / "run", lambda event: None)
+    assert not (tmp_path / "run" / "ledger").exists() and (tmp_path / "run" / "asked.json").read_bytes() == kept
+
+
+def test_settings_without_a_finite_epsilon_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    config = private(tmp_path / "cache", **{"privacy.noise_multiplier": 1e-300, "simulation.baselines": False})
+    with pytest.raises(FederationError, match=r"no finite ε goes with .* take a larger privacy\.delta .* or more noise"):
+        run_experiment(config, tmp_path / "run", lambda event: None)
+    assert not (tmp_path / "run" / "asked.json").exists() and not (tmp_path / "run" / "ledger").exists()
 
 
 def test_a_site_trains_no_further_than_its_target(tmp_path: Path) -> None:

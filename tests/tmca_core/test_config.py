@@ -1,3 +1,4 @@
+import math
 import tomllib
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def test_unknown_key_is_named_with_the_nearest_known_one() -> None:
     [
         ("data.image_size", 100),
         ("data.val_fraction", 1.0),
+        ("privacy.clip", 1e-320),
+        ("privacy.delta", 1e-15),
+        ("privacy.noise_multiplier", 1e300),
+        ("privacy.noise_multiplier", math.nan),
+        ("central.count_noise", math.inf),
         ("training.batch_size", 0),
         ("federation.weighting", "size"),
         ("seed", -1),

@@ -22,6 +22,7 @@ Relation = Literal["add/remove", "replace-one"]
 FINE = 1e-4  # grid of the privacy loss, the one of the published figures
 GRID_ERROR = 1.5e-4  # ε grows by some 1.6 · steps · grid², so a finer grid is taken where steps · FINE² is larger than this
 GRID_POINTS = 2e5  # and a coarser one where the composed loss would span more points than this
+MOST_STEPS = 10**9  # far beyond any training, and beyond it composing takes minutes
 PRV_SPAN = 500.0  # width of the loss beyond which Opacus' PRV accountant, whose grid is not adapted, runs out of memory
 
 
@@ -48,8 +49,8 @@ class NoisySteps:
             raise ConfigError(f"a noise multiplier of {self.noise_multiplier} has no finite ε; give one above 0.")
         if not 0 < self.sample_rate <= 1:
             raise ConfigError(f"a sampling rate lies above 0 and is at most 1, not {self.sample_rate}.")
-        if self.steps < 0:
-            raise ConfigError(f"{self.steps} steps cannot be accounted for.")
+        if not 0 <= self.steps <= MOST_STEPS:
+            raise ConfigError(f"{self.steps} steps cannot be accounted for: 0 to {MOST_STEPS} can.")
         if self.cap and self.cap >= self.patients > 0:
             object.__setattr__(self, "cap", 0)  # nobody is ever dropped
         if self.cap and not (self.patients > 0 and self.cap >= 2 * self.sample_rate * self.patients):
@@ -97,13 +98,13 @@ class Epsilons:
     def to_json(self) -> dict[str, Any]:
         """As `tmca privacy plan` prints it."""
         return {
-            "epsilon": {"pld": _finite(self.pld), "prv": self.prv, "rdp": self.rdp},
+            "epsilon": {"pld": finite(self.pld), "prv": self.prv, "rdp": self.rdp},
             "relation": "add/remove",
-            "replace_one": _finite(self.replace_one),
+            "replace_one": finite(self.replace_one),
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """None where no ε holds: JSON has no infinity."""
     return value if math.isfinite(value) else None
 
@@ -141,6 +142,15 @@ def epsilon(spends: Iterable[Spend], delta: float, relation: Relation = "add/rem
     return _epsilon(gathered(spends), delta, relation, 10.0 if coarse else 1.0)
 
 
+def bounded(spend: Spend, delta: float) -> bool:
+    """Whether a finite ε, of both relations, goes with this δ: none does where δ is below what the accountant leaves unaccounted."""
+    ways: tuple[tuple[Relation, bool], ...] = (("add/remove", False), ("add/remove", True), ("replace-one", False))
+    try:
+        return all(math.isfinite(epsilon([spend], delta, relation, coarse=coarse)) for relation, coarse in ways)
+    except ConfigError:
+        return False
+
+
 def epsilons(spends: Iterable[Spend], delta: float) -> Epsilons:
     """ε by all accountants and both neighbouring relations."""
     composition = gathered(spends)
@@ -172,13 +182,19 @@ def _epsilon(composition: tuple[Spend, ...], delta: float, relation: Relation, c
     if not composition:
         return 0.0
     composed = None
-    grid = _grid(composition, coarseness)
-    with np.errstate(all="ignore"):  # logarithms of probabilities that underflow to 0
-        for spend in composition:
-            distribution = _figures(spend, grid, relation) if isinstance(spend, NoisyFigures) else _steps(spend, grid, relation)
-            composed = distribution if composed is None else composed.compose(distribution)
-        assert composed is not None
-        return max(0.0, float(composed.get_epsilon_for_delta(delta)))
+    try:
+        grid = _grid(composition, coarseness)
+        with np.errstate(all="ignore"):  # logarithms of probabilities that underflow to 0
+            for spend in composition:
+                distribution = _figures(spend, grid, relation) if isinstance(spend, NoisyFigures) else _steps(spend, grid, relation)
+                composed = distribution if composed is None else composed.compose(distribution)
+            assert composed is not None
+            return max(0.0, float(composed.get_epsilon_for_delta(delta)))
+    except OverflowError:
+        raise ConfigError(
+            f"no ε can be computed for {'; '.join(map(str, composition))}: the privacy loss is beyond what numbers hold. Take a noise "
+            "multiplier σ between 0.02 and 1e6, and fewer steps where it is small."
+        ) from None
 
 
 def _grid(composition: tuple[Spend, ...], coarseness: float) -> float:

@@ -14,6 +14,7 @@ import tmca_core
 from tmca_core.cases.case import CaseTensors
 from tmca_core.config import Config
 from tmca_core.digests import source_digest
+from tmca_core.errors import LedgerError
 from tmca_core.networks.interface import Network
 from tmca_core.privacy.charging import Account
 from tmca_core.privacy.planning import mechanism_of
@@ -47,12 +48,20 @@ class PrivateTraining:
 
         Raises:
             ConfigError: the policy cannot be read.
-            LedgerError: its ledger is missing or damaged.
+            LedgerError: its ledger is missing or damaged, or does not know of every round of which there is a checkpoint.
         """
         loaded = load_policy(policy)
-        name = str(run.read_json("privacy.json").get("run") or uuid.uuid4().hex[:12])
+        account = Account(open_ledger(loaded), loaded.budget)
+        noted = run.read_spent("privacy.json", lambda noted: run.done if noted.get("run") else 0)
+        name = str(noted.get("run") or uuid.uuid4().hex[:12])
+        if missing := sorted({*range(1, run.done + 1)} - {*account.charged(name)}):
+            raise LedgerError(
+                f"{run.folder} holds rounds 1 to {run.done} of run {name}, and on the ledger {account.ledger.chain.folder} there is no "
+                f"charge for round {', '.join(map(str, missing))}: what was spent would be understated. Give the policy with whose ledger "
+                "the run began (--policy), or begin a run in another folder; nothing is released."
+            )
         run.keep("privacy.json", {"run": name})
-        return cls(loaded, Account(open_ledger(loaded), loaded.budget), name, source_digest(Path(tmca_core.__file__).parents[1]))
+        return cls(loaded, account, name, source_digest(Path(tmca_core.__file__).parents[1]))
 
     def admit(self, config: Config, patients: int) -> None:
         """Hold the settings against the policy. Counts and figures do not leave the hospital here.
@@ -83,7 +92,7 @@ class PrivateTraining:
         patients = sorted({case.patient_id for case in data.cases})
         self.admit(config, len(patients))
         mechanism = mechanism_of(config, len(patients))
-        if not self.account.tested(self.run, config, self.app):
+        if not self.account.tested(self.run, config, self.app, patients):
             check_site(network, data, pipeline, config, mechanism, device)
         self.account.pay(config, mechanism, patients, run=self.run, round=round, app=self.app)
         return fit_privately(network, data, pipeline, config, mechanism, round=round, site=site, state=state, device=device)

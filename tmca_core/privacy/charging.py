@@ -22,14 +22,14 @@ class Account:
     ledger: Ledger
     budget: Budget | None
 
-    def tested(self, run: str, config: Config, app: str) -> bool:
-        """Whether this very step of a run was paid for before, which it is after its self-test: under the same settings and code."""
-        step = {"run": run, "config": config.digest(), "app": app}
+    def tested(self, run: str, config: Config, app: str, patients: Sequence[str]) -> bool:
+        """Whether this very step of a run was paid for before, which it is after its self-test: same settings, code and patients."""
+        step = {"run": run, "config": config.digest(), "app": app, "cohort": self.ledger.fingerprint(self.ledger.hashes(patients))}
         return any(step.items() <= entry.items() for entry in self.ledger.read().charges)
 
     def charged(self, run: str) -> list[int]:
         """Rounds of a run that are on the ledger, in the order of their charges."""
-        return [int(entry.get("round", 0)) for entry in self.ledger.read().charges if entry["run"] == run]
+        return [int(entry.get("round", 0)) for entry in self.ledger.read().charges if entry.get("run") == run]
 
     def pay(self, config: Config, mechanism: Mechanism, patients: Sequence[str], *, run: str, round: int, app: str) -> Receipt:
         """Charge a round. Two bounds hold: the budget over all runs, and `privacy.target_epsilon` over this run alone.

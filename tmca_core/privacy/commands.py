@@ -48,8 +48,8 @@ def plan(
     from tmca_core.privacy.planning import make_plan, trained_numbers
 
     for name, value in (("--noise", noise), ("--target-epsilon", target_epsilon)):
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name} {value:g}: without noise there is no finite ε, and no ε of 0. Give a number above 0.")
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} {value:g}: without noise there is no finite ε, and no ε of 0. Give a finite number above 0.")
     opened = _opened(ledger, witness) if ledger else None
     if config or manifest:
         values = [*(assignments or []), *([f"data.manifest={manifest}"] if manifest else [])]
@@ -242,5 +242,5 @@ def _summary_told(found: Mapping[str, Any]) -> str:
         )
     if found["plain_figures"]:
         lines.append(f"plain figures released under the policy, which no ε covers: {found['plain_figures']}")
-    lines += [f"  entry {p['entry']}  {p['time']}  run {p['run'] or '–'}  ε {p['epsilon']:.4f}" for p in found["history"]]
+    lines += [f"  entry {p['entry']}  {p['time']}  run {p['run'] or '–'}  ε {_number(p['epsilon'])}" for p in found["history"]]
     return "\n".join(lines)

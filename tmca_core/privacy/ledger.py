@@ -306,7 +306,7 @@ def summary(spent: Spent, delta: float, points: int = 40) -> dict[str, Any]:
         delta: at which ε is stated.
         points: at most so many places of ε over time.
     """
-    from tmca_core.privacy.accounting import epsilons
+    from tmca_core.privacy.accounting import epsilons, finite
 
     charges, noised = spent.charges, spent.noised
     worst = max(spent.compositions(), key=lambda spends: epsilon(spends, delta))
@@ -325,5 +325,5 @@ def summary(spent: Spent, delta: float, points: int = 40) -> dict[str, Any]:
         "events": dict(Counter(entry["kind"] for entry in spent.entries)),
         "plain_figures": sum(int(entry.get("count", 0)) for entry in spent.entries if entry["kind"] == "figures"),
         "cohorts": {name[:16]: len(members) for name, members in spent.cohorts.items()},
-        "history": [{"entry": e["n"], "time": e["time"], "run": e.get("run", ""), "epsilon": value} for e, value in history],
+        "history": [{"entry": e["n"], "time": e["time"], "run": e.get("run", ""), "epsilon": finite(value)} for e, value in history],
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from tmca_core.config import Config
 from tmca_core.errors import BudgetExhausted, ConfigError
-from tmca_core.privacy.accounting import PLAIN, Epsilons, NoisySteps, Spend, epsilon, epsilons
+from tmca_core.privacy.accounting import PLAIN, Epsilons, NoisySteps, Spend, bounded, epsilon, epsilons
 from tmca_core.privacy.mechanism import Mechanism
 
 WORKABLE, DROWNED = 1.0, 4.0
@@ -123,7 +123,7 @@ def make_plan(
     worst = max(([*spends, run] for spends in before), key=lambda spends: epsilon(spends, delta))
     found = epsilons(worst, delta)
     if not math.isfinite(found.pld):
-        raise ConfigError(f"no finite ε goes with δ = {delta:g}: what is spent uses it up. Take a larger δ, below one over the patients.")
+        raise ConfigError(f"no finite ε goes with δ = {delta:g}: it is too small or used up. Take a larger δ, below one over the patients.")
     if target and found.pld > target:
         raise ConfigError(
             f"a noise multiplier of {noise:g} gives ε = {found.pld:.4f}, above the target of {target:g}. "
@@ -214,7 +214,13 @@ def mechanism_of(config: Config, patients: int) -> Mechanism:
 def _planned(rate: float, steps: int, delta: float, noise: float, target: float, patients: int) -> float:
     if delta * patients >= 1:
         make_plan(rate, steps, delta, noise=noise, target=target, patients=patients)  # says what is wrong
-    return noise or noise_for(target, rate, steps, delta)
+    sigma = noise or noise_for(target, rate, steps, delta)
+    if not bounded(NoisySteps(sigma, rate, steps), delta):
+        raise ConfigError(
+            f"no finite ε goes with δ = {delta:g} for {steps} steps of σ = {sigma:g} and q = {rate:g}: take a larger privacy.delta (below "
+            "one over the patients, such as 1e-5), or more noise."
+        )
+    return sigma
 
 
 def training_patients(config: Config) -> dict[str, list[str]]:

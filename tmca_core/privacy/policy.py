@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tomllib
@@ -10,13 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from tmca_core.cases.figures import PREFIX, figures_of
 from tmca_core.config import Config, Section
 from tmca_core.errors import ConfigError, PolicyRefusal
+from tmca_core.privacy.accounting import NoisySteps, bounded
 from tmca_core.privacy.ledger import Budget, Ledger
 from tmca_core.privacy.planning import mechanism_of, schedule
 from tmca_core.text.screen.gate import ReportRules
+from tmca_core.training.told import CASES
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,15 @@ class MetricRules(Section):
     check_noise: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Noise multiplier of a data check's means, charged to the ledger; 0: rounded only."
     )
+
+    @field_validator("allowed")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Targets name figures of a data check, so of these the part before the colon is looked at."""
+        known = (*CASES, "seconds", *figures_of(()), f"{PREFIX}*")
+        if unknown := [name for name in names if name.partition(":")[0] not in known]:
+            raise ValueError(f"no such metric: {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+        return names
 
     def rounded(self, value: float, span: float = 0.0) -> float:
         """A value as a multiple of `round_to`; of `round_to` of its range where a span says 0 to what it is cut to.
@@ -221,6 +234,9 @@ class Policy(Section):
             _refuse("privacy.max_steps", f"{request.steps} steps in the run", f"at most {privacy.max_steps}, above 0")
         if not 0 <= request.target_epsilon <= privacy.epsilon:
             _refuse("privacy.epsilon", f"ε = {request.target_epsilon:g} for this run", f"at most {privacy.epsilon:g} over all runs")
+        if not bounded(NoisySteps(request.noise_multiplier, request.sample_rate, request.steps), request.delta):
+            bound = "one with which a finite ε goes: a larger one, or more noise"
+            _refuse("privacy.delta", f"δ = {request.delta:g} at σ = {request.noise_multiplier:g}", bound)
 
     def starts_of(self, config: Config, *, alone: bool = False) -> tuple[str, ...]:
         """What a run reads of this site's disk, by sha256; nothing is read where nothing is allowed. To be asked after `check` of the rest.
@@ -291,8 +307,9 @@ def load_policy(path: Path) -> Policy:
         ConfigError: it cannot be read, a key is unknown or a value out of bounds.
     """
     try:
-        policy = Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # Strict: "no" is no truth value and true no ε. As JSON, where a list is what a tuple is written as.
+        policy = Policy.model_validate_json(json.dumps(tomllib.loads(path.read_text(encoding="utf-8"))), strict=True)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:  # TypeError: a date
         raise ConfigError(f"cannot read the site policy {path}: {error}.") from None
     except ValidationError as error:
         faults = "; ".join(f"'{'.'.join(map(str, e['loc']))}': {e['msg']}" for e in error.errors())

@@ -71,6 +71,11 @@ class Content:
         """Whether this was a federation (else one network on one pool of cases)."""
         return self.summary.get("engine") != "centralised" and not (self.curves and all(arm != "federated" for arm, _ in self.curves))
 
+    @property
+    def withheld(self) -> bool:
+        """Whether a policy keeps figures of the final test."""
+        return bool(mapping(self.summary.get("final")).get("withheld"))
+
     def mean_local(self) -> float | None:
         """Mean of the local-only models, weighted by their test cases where all of these are known (as `dice_image` is)."""
         rows = [row for row in self.sites if row.local is not None]

@@ -27,6 +27,8 @@ def headline(content: Content) -> str:
     """The first sentence: who trained, what it reaches, and against what."""
     final = mapping(content.summary.get("final"))
     dice = number(final.get("dice_image"))
+    if dice is None and content.withheld:
+        return "This run has ended, and its sites' policies withhold what the network reaches."
     if dice is None:
         done = max((x for points in content.curves.values() for x, _ in points), default=0)
         return f"This run has not ended: {done:.0f} of {content.config.federation.rounds} rounds are validated so far."
@@ -48,6 +50,8 @@ def headline(content: Content) -> str:
 def text_verdict(content: Content) -> tuple[str, Tone]:
     """Whether the mask follows the report, from the swap of left and right in one-sided reports."""
     true, swapped, cases = swap_figures(content)
+    if content.withheld and (true is None or swapped is None):
+        return "Whether the mask follows the report is withheld by the sites' policies.", "plain"
     if true is None or swapped is None:
         return "Whether the mask follows the report was not measured in this run.", "plain"
     counted = f" ({cases} one-sided reports)" if cases else ""
@@ -81,9 +85,11 @@ def tiles(content: Content) -> list[Tile]:
         result.append(Tile("Alone, on average", figure(local), "not trained" if local is None else "every site trains on its own cases"))
         result.append(Tile("Pooled", figure(pooled), "not trained" if pooled is None else "all cases in one place"))
     error, floor = number(final.get("laterality_error")), number(final.get("laterality_floor"))
-    result.append(Tile("Laterality error", percent(error), _side_note(error, floor), _side_tone(error, floor)))
+    kept = "withheld by the sites' policies" if content.withheld else ""
+    note = (error is None and kept) or _side_note(error, floor)
+    result.append(Tile("Laterality error", percent(error), note, _side_tone(error, floor)))
     _, swapped, _ = swap_figures(content)
-    note = "not measured" if swapped is None else "Dice; low means the mask moved with the text"
+    note = kept or "not measured" if swapped is None else "Dice; low means the mask moved with the text"
     result.append(Tile("Sides swapped", figure(swapped), note, text_verdict(content)[1]))
     distance, undefined = number(final.get("hd95_px")), number(final.get("hd95_undefined"))
     if distance is not None:
@@ -159,7 +165,8 @@ def _dice_note(content: Content) -> str:
         notes.append(f"95 % CI {figure(interval[0])} to {figure(interval[1])}")
     if number(final.get("dice_pooled")) is not None:
         notes.append(f"pooled over pixels {figure(final.get('dice_pooled'))}")
-    return "; ".join(notes) or "per image"
+    kept = content.withheld and number(final.get("dice_image")) is None
+    return "; ".join(notes) or ("withheld by the sites' policies" if kept else "per image")
 
 
 def _difference(value: float) -> str:

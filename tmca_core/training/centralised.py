@@ -148,10 +148,10 @@ def keep_data(run: Run, sites: Mapping[str, SiteData]) -> None:
 
 
 def content_digest(site: SiteData) -> str:
-    """sha256 over a site's pixels, masks and reports, split by split."""
+    """sha256 over a site's cases, whose they are, pixels, masks and reports, split by split."""
     digest = hashlib.sha256()
     for part in (site.train, site.val, site.test):
-        digest.update("\x1f".join(f"{case.case_id}\x1e{case.text}" for case in part.cases).encode())
+        digest.update("\x1f".join(f"{case.case_id}\x1e{case.patient_id}\x1e{case.text}" for case in part.cases).encode())
         digest.update(part.images.numpy().tobytes())
         digest.update(part.masks.numpy().tobytes())
     return digest.hexdigest()

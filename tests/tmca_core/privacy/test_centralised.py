@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hospital import Hospital, private
+from hospital import Hospital, private, rewrite
 
 from tmca_core.cli import main
 from tmca_core.config import Config
 from tmca_core.privacy.accounting import NoisySteps, epsilon
+from tmca_core.privacy.ledger import Ledger
 from tmca_core.run import Run
 
 
@@ -63,3 +65,41 @@ def test_private_and_policy_go_together(tmp_path: Path, capsys: pytest.CaptureFi
     code, _, said = train(hospital, tmp_path / "run", capsys, f"--policy={tmp_path / 'site.toml'}", privacy__enabled=False)
     assert code == 2 and "--policy is of private training" in said
     assert not (tmp_path / "run").exists() and hospital.kinds() == []
+
+
+def test_a_run_goes_on_with_the_ledger_and_the_patients_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hospital, run = Hospital.make(tmp_path), tmp_path / "run"
+    policy = f"--policy={tmp_path / 'site.toml'}"
+    other = tmp_path / "other.toml"
+    other.write_text((tmp_path / "site.toml").read_text() + '[ledger]\nfolder = "elsewhere"\n')
+    Ledger.create(tmp_path / "elsewhere")
+    assert train(hospital, run, capsys, policy)[0] == 0
+
+    def refused(*more: str) -> str:
+        code, _, said = train(hospital, run, capsys, *more)
+        assert code == 3 and "would be understated" in said and len(Ledger.open(tmp_path / "elsewhere").read().entries) == 1
+        return said
+
+    assert "no charge for round 1, 2:" in refused(f"--policy={other}")  # it has ended
+    named = (run / "privacy.json").read_bytes()
+    (run / "privacy.json").unlink()
+    assert "privacy.json" in refused(policy)
+    (run / "privacy.json").write_bytes(named)
+    shutil.rmtree(run / "checkpoints" / "round-002")  # as after a kill in round 2
+    assert "no charge for round 1:" in refused(f"--policy={other}")
+    rewrite(hospital.manifest, lambda k, row: {**row, "patient_id": f"patient-{k // 2 if k < 16 else k}"})
+    code, _, said = train(hospital, run, capsys, policy)
+    assert code == 2 and "data.json" in said and hospital.kinds().count("charge") == 2
+    rewrite(hospital.manifest, lambda k, row: {**row, "patient_id": f"patient-{k}"})
+    code, summary, _ = train(hospital, run, capsys, policy)
+    assert code == 0 and summary["privacy"]["sites"]["pooled"]["steps"] == 6 and hospital.kinds().count("charge") == 3
+
+
+@pytest.mark.parametrize(("setting", "value"), [("delta", "1e-15"), ("clip", "1e-320"), ("noise_multiplier", "1e300")])
+def test_what_no_finite_epsilon_goes_with_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, value: str
+) -> None:
+    hospital = Hospital.make(tmp_path)
+    more = (f"--policy={tmp_path / 'site.toml'}", f"--set=privacy.{setting}={value}")
+    code, _, said = train(hospital, tmp_path / "run", capsys, *more)
+    assert code == 2 and f"'privacy.{setting}': Input should be" in said and "unexpected" not in said and hospital.kinds() == []

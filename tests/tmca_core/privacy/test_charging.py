@@ -59,6 +59,13 @@ def test_two_processes_cannot_both_spend_the_last_of_a_runs_target(tmp_path: Pat
     assert epsilon(spent, 1e-5) == pytest.approx(epsilon([NoisySteps(1.0, 1.0, 1)], 1e-5))
 
 
+def test_every_site_of_one_ledger_is_tested_on_its_own_patients(tmp_path: Path) -> None:
+    account = Account(Ledger.create(tmp_path), None)
+    config = parse({"privacy.enabled": True, "privacy.noise_multiplier": 1.0})
+    account.pay(config, STEP, ["p0", "p1"], run="ab", round=1, app="x")
+    assert account.tested("ab", config, "x", ["p1", "p0"]) and not account.tested("ab", config, "x", ["p2", "p3"])
+
+
 @pytest.mark.parametrize("line", (b'{"n":NaN}', b"[" * 200_000, b'{"hash":"' + b"a" * 64 + b'","n":Infinity}'))
 def test_a_ledger_line_that_is_no_json_of_ours_is_damage(tmp_path: Path, line: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = Ledger.create(tmp_path)

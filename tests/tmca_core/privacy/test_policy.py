@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def test_what_keeps_to_the_policy_passes(tmp_path: Path) -> None:
         ({"target_epsilon": 5.0}, "privacy.epsilon", "ε = 5", "at most 4"),
         ({"target_epsilon": math.nan}, "privacy.epsilon", "ε = nan", "at most 4"),
         ({"delta": 1e-4}, "privacy.delta", "δ = 0.0001", "at most 1e-05"),
+        ({"delta": 1e-15}, "privacy.delta", "δ = 1e-15 at σ = 1", "a larger one"),
         ({"patients": 100_000}, "privacy.delta", "100000 patients", "below one over their number"),
         ({"patients": 29}, "privacy.min_patients", "29 training patients", "30"),
         ({"metrics": ("loss", "worst_case")}, "metrics.allowed", "worst_case", "loss, dice_image"),
@@ -77,6 +79,24 @@ def test_a_refusal_names_rule_value_and_bound(tmp_path: Path, change: dict[str, 
         policy(tmp_path).check(replace(GOOD, **change))
     assert refusal.value.exit_code == 3
     assert f"Rule: {rule};" in str(refusal.value) and asked in str(refusal.value) and bound in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[privacy]\nepsilon = true", "'privacy.epsilon'"),
+        ('[privacy]\nepsilon = "8"', "'privacy.epsilon'"),
+        ('[privacy]\nrequired = "no"', "'privacy.required'"),
+        ("[privacy]\nmin_patients = 20.5", "'privacy.min_patients'"),
+        ("[reports]\nwaived = 2025-01-01", "cannot read"),
+        ('[metrics]\nallowed = ["dice_image", "dice"]', "no such metric: 'dice'; there are dice_image, dice_pooled"),
+        ('[metrics]\nallowed = ["data.prevalences:left"]', "no such metric: 'data.prevalences:left'"),
+    ],
+)
+def test_a_policy_says_what_it_means(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        policy(tmp_path, text)
+    policy(tmp_path, '[privacy]\nepsilon = 8\n[metrics]\nallowed = ["true", "data.*", "data.mask_area:left"]')
 
 
 def test_noise_may_be_left_to_the_server_only_where_the_hospital_says_so(tmp_path: Path) -> None:

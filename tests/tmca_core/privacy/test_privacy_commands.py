@@ -72,6 +72,10 @@ def test_what_is_spent_is_composed_and_leaves_less(tmp_path: Path, capsys: pytes
         (("--rate", 0.05, "--steps", 10, "--noise", "nan"), "above 0"),
         (("--rate", 0.05, "--steps", 10, "--target-epsilon", -1), "above 0"),
         (("--rate", 0.05, "--steps", 10), "no finite ε"),
+        (("--rate", 0.05, "--steps", 10, "--target-epsilon", "inf"), "a finite number"),
+        *((("--rate", 0.03, "--steps", 100, "--noise", sigma), "no ε can be computed") for sigma in (1e-300, 1e-160, 1e-10, 1e300)),
+        (("--rate", 0.001, "--noise", 1, "--steps", 10**20), "0 to 1000000000 can"),
+        (("--rate", 0.03, "--steps", 100, "--noise", 1, "--delta", 1e-15), "Take a larger δ"),
         (("--rate", 0.5, "--steps", 100, "--noise", 1, "--target-epsilon", 2), "above the target"),
         (("--rate", 1.5, "--steps", 10, "--noise", 1), "at most 1"),
         (("--steps", 10, "--noise", 1), "give --rate"),
@@ -170,6 +174,10 @@ def test_a_ledgers_life(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert code == 0 and shown["epsilon"]["pld"] == epsilon([NoisySteps(1.0, 0.05, 20)], 1e-5) and len(shown["history"]) == 2
     code, out, _ = run(capsys, "ledger", "show", path)
     assert code == 0 and "2 charges of 1 runs" in out and "entry 2" in out
+
+    for form in ((), ("--json",)):
+        code, out, _ = run(capsys, "ledger", "show", path, "--delta", 1e-300, *form)
+        assert code == 0 and ([p["epsilon"] for p in json.loads(out)["history"]] == [None, None] if form else "ε –" in out)
 
     content = (path / "ledger.jsonl").read_bytes()
     (path / "ledger.jsonl").write_bytes(content[:-9])
