@@ -44,7 +44,7 @@ def test_a_table_of_shares_that_resumes(tmp_path: Path, monkeypatch: pytest.Monk
     same = {key for key, value in plain.flat().items() if private.flat()[key] == value}
     changed = {"privacy.enabled", "privacy.target_epsilon", "training.batch_size", "privacy.views", "federation.server_learning_rate"}
     assert set(plain.flat()) - same == changed
-    assert plain.federation.server_learning_rate == 0.2 and private.federation.server_learning_rate == pytest.approx(0.03 * 8**0.5)
+    assert plain.federation.server_learning_rate == 0.2 and private.federation.server_learning_rate == pytest.approx(0.04 * 8**0.5)
     assert plain.network.start == private.network.start == str(out / "start")
     start = Run(out / "start").config()
     assert start.phantom.shift == 0 and start.phantom.seed != plain.phantom.seed and start.network.trainable == "all"
