@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted: what was done is kept; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("interrupted: what was written is kept; training goes on from its last checkpoint with the same command.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if debug:
