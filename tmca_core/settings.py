@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -255,7 +255,7 @@ class FederationSettings(Section):
     contribution_every: int = Field(0, ge=0, description="Rounds between leave-one-out contributions of sites; 0: none.")
     secure: bool = Field(False, description="Secure aggregation: the server sees the sum of the updates, no single one (docs/secure.md).")
     secure_threshold: float = Field(2 / 3, ge=0.5, lt=1, description="Of secure: more than this share of sites must help to open a sum.")
-    secure_range: float = Field(8.0, gt=0, allow_inf_nan=False, description="Of secure: largest change of a number that a site may send.")
+    secure_range: float = Field(8.0, gt=0, description="Of secure: largest change of a number that a site may send.")
     secure_bits: Literal[16, 32] = Field(32, description="Of secure: bits a number takes on its way; 16 rounds more, with error feedback.")
 
     @field_validator("check", mode="before")
@@ -273,7 +273,7 @@ class PrivacySettings(Section):
     sample_rate: float = Field(
         0.0, ge=0, le=1, description="Probability of a patient's taking part in a step; 0: training.batch_size over the site's patients."
     )
-    target_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest ε of the run, add/remove; 0: as the noise gives.")
+    target_epsilon: float = Field(0.0, ge=0, description="Largest ε of the run, add/remove; 0: as the noise gives.")
     delta: float = Field(1e-5, ge=1e-12, lt=1, description="δ that goes with ε; below one over the number of patients.")  # 1e-15: no ε
 
     engine: Literal["vmap", "loop", "opacus"] = Field(
@@ -296,13 +296,11 @@ class CentralSettings(Section):
     noise_multiplier: float = Field(1.0, ge=0.05, le=1e6, description="σ, noise on the sum over clip.")
     clip: float = Field(1.0, ge=1e-9, le=1e9, description="C, largest norm of an update; where adaptive, in the first round.")
     delta: float = Field(1e-3, ge=1e-12, lt=1, description="δ that goes with ε; below one over the number of hospitals.")
-    max_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest ε of a hospital; a run beyond it is refused; 0: any.")
+    max_epsilon: float = Field(0.0, ge=0, description="Largest ε of a hospital; a run beyond it is refused; 0: any.")
     adaptive: bool = Field(False, description="The bound follows a quantile of the updates' norms (Andrew et al. 2021).")
     quantile: float = Field(0.5, gt=0, lt=1, description="Of adaptive: share of updates that are to stay unclipped.")
     clip_rate: float = Field(0.2, gt=0, le=2, description="Of adaptive: how fast the bound moves.")
-    count_noise: float = Field(
-        5.0, gt=0, allow_inf_nan=False, description="Of adaptive: noise on the number of unclipped updates, above half the σ."
-    )
+    count_noise: float = Field(5.0, gt=0, description="Of adaptive: noise on the number of unclipped updates, above half the σ.")
 
 
 class SimulationSettings(Section):

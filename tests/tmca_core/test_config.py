@@ -43,6 +43,8 @@ def test_unknown_key_is_named_with_the_nearest_known_one() -> None:
         ("privacy.noise_multiplier", 1e300),
         ("privacy.noise_multiplier", math.nan),
         ("central.count_noise", math.inf),
+        ("training.learning_rate", math.inf),
+        ("federation.tau", math.nan),
         ("training.batch_size", 0),
         ("federation.weighting", "size"),
         ("seed", -1),

@@ -33,11 +33,11 @@ class PrivacyRules(Section):
     """Bounds on DP-SGD; the budget is for each patient, add/remove, over all runs."""
 
     required: bool = Field(True, description="Only noised updates leave.")
-    epsilon: float = Field(8.0, gt=0, allow_inf_nan=False, description="Budget: largest ε of any patient over all runs together.")
+    epsilon: float = Field(8.0, gt=0, description="Budget: largest ε of any patient over all runs together.")
     delta: float = Field(1e-5, gt=0, lt=1, description="δ of the budget; below one over the number of patients.")
-    min_noise_multiplier: float = Field(0.5, gt=0, allow_inf_nan=False, description="Floor of σ.")
+    min_noise_multiplier: float = Field(0.5, gt=0, description="Floor of σ.")
     beside_plain: str = Field("", description="Why the budget may count noised releases alone where plain updates have left, in words.")
-    max_clip: float = Field(10.0, gt=0, allow_inf_nan=False, description="Ceiling of C, the largest norm of a patient's gradient.")
+    max_clip: float = Field(10.0, gt=0, description="Ceiling of C, the largest norm of a patient's gradient.")
     max_sample_rate: float = Field(0.2, gt=0, le=1, description="Ceiling of q, a patient's probability of taking part in a step.")
     max_steps: int = Field(100_000, ge=1, description="Ceiling of the steps of one run.")
     min_patients: int = Field(20, ge=1, description="Fewest training patients with whom this hospital takes part.")
@@ -50,9 +50,7 @@ class MetricRules(Section):
     round_to: float = Field(0.01, gt=0, le=1, description="They leave as multiples of this part of their range.")
     min_cases: int = Field(20, ge=1, description="Fewest cases that a metric may be taken over.")
     case_counts: bool = Field(False, description="Numbers of cases and patients may leave, rounded down to tens.")
-    check_noise: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Noise multiplier of a data check's means, charged to the ledger; 0: rounded only."
-    )
+    check_noise: float = Field(0.0, ge=0, description="Noise multiplier of a data check's means, charged to the ledger; 0: rounded only.")
 
     @field_validator("allowed")
     @classmethod
