@@ -135,6 +135,7 @@ def threshold_epsilon(false_positives: int, negatives: int, false_negatives: int
 
 
 MOST_MU = 1e6
+"""Beyond it δ(ε) is not told from 1, and nothing is kept of anybody."""
 
 
 def epsilon_of_mu(mu: float, delta: float) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tmca_core.audits.bounds import epsilon_of_mu, gdp_mu, threshold_epsilon
-from tmca_core.audits.interface import Bound, Claim, finite
+from tmca_core.audits.interface import Bound, Claim
 from tmca_core.audits.scores import Numbers, Scores
 from tmca_core.errors import AuditInvalid
+from tmca_core.privacy.accounting import finite
 
 BOUND, SIZE, CONTROL = 0.8, 0.01, 0.1
 """Shares of the error probability: the bound, the test of the noise's size, the negative control. Repeats are found without error."""

@@ -15,6 +15,7 @@ from tmca_core.audits.bounds import epsilon_of_mu
 from tmca_core.audits.interface import Claim
 from tmca_core.config import Config
 from tmca_core.errors import AuditInvalid, ConfigError, TmcaError
+from tmca_core.privacy.statement import PROMISED
 from tmca_core.run import Run
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ ASKED = "asked.json"  # by site the rounds that it was asked to train in, as the
 DEPLOYED = "deployment"  # engine of a run between hospitals
 SIMULATED = ("inprocess", "ray")  # engines whose sites keep their ledgers in the run's folder
 ENGINES = (*SIMULATED, "centralised", DEPLOYED)
-PROMISED = {"unit": "patient", "relation": "add/remove", "accountant": "PLD"}  # what training's ledgers account for, and nothing else
 RELATIVE_SLACK = 1e-3  # between ε as run.json states it and as its ledger composes it: grids of one accountant differ by less
 
 
@@ -73,11 +73,8 @@ def of_run(folder: Path) -> Claim:
     return Claim(
         max(stated.values()),
         float(privacy["delta"]),
-        PROMISED["unit"],
-        PROMISED["relation"],
-        PROMISED["accountant"],
-        f"run.json, the largest of {len(stated)} sites; {vouched}",
-        tuple(excerpt),
+        source=f"run.json, the largest of {len(stated)} sites; {vouched}",
+        ledger=tuple(excerpt),
         reservation=_reservation(str(summary.get("engine", "")), unvouched),
     )
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tmca_core.audits import attempts
 from tmca_core.audits.interface import EXIT_CODES, Arm, Audit, Bound, Evidence, Verdict
 from tmca_core.errors import ConfigError, TmcaError
 from tmca_core.run import write_atomically
@@ -95,7 +94,7 @@ def conduct(audit: Audit, folder: Path) -> Report:
         ConfigError: the folder holds another audit, fixed otherwise.
     """
     registration = register(audit, folder)
-    begun = _begin(audit.name, folder)
+    begun = attempts.begin(audit.name, folder)
     try:
         evidence = {ARMS[0]: audit.measure(ARMS[0])}
     except TmcaError as error:
@@ -148,69 +147,13 @@ def invalid(
     return _counted(report, folder, begun) if folder else report
 
 
-BROKEN_OFF = "BROKEN OFF"
-
-
-def _begin(name: str, folder: Path) -> int:
-    """Write down that an attempt begins, before it has measured anything; gives the number of its line.
-
-    Whoever sees a FAIL coming and stops the process, or code under audit that does, leaves an attempt behind.
-    """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    number = len(_lines(folder))
-    _append(folder, {"audit": name, "time": now, "verdict": BROKEN_OFF, "sentence": "It began, and its end was not written down."})
-    return number
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    """The folder's list, a line that began an attempt and one that ended it each by itself.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
-    path = folder / "attempts.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        if all({"audit", "verdict", "sentence"} <= line.keys() for line in lines):
-            return lines
-    except (ValueError, AttributeError):
-        pass
-    raise ConfigError(f"{path} cannot be read: it lists the attempts of this audit. Choose another --out.")
-
-
-def _append(folder: Path, line: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "attempts.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def attempts(name: str, folder: Path, begun: int | None = None) -> tuple[dict[str, Any], ...]:
-    """Attempts at an audit that the folder lists, oldest first; one without an end is BROKEN OFF.
-
-    Args:
-        begun: number of the line with which the present attempt began, which is none of them.
-
-    Raises:
-        ConfigError: the list is damaged.
-    """
-    lines = _lines(folder)
-    ended = {line.get("ends") for line in lines} | {begun}
-    return tuple(
-        {key: value for key, value in line.items() if key != "ends"}
-        for number, line in enumerate(lines)
-        if line["audit"] == name and number not in ended
-    )
-
-
 def failed_before(name: str, folder: Path) -> Report | None:
     """The report of an audit that is not conducted now and failed in this folder before, or may have; None where it did not."""
     try:
-        before = attempts(name, folder)
+        before = attempts.of(name, folder)
     except ConfigError as error:
         return invalid(name, str(error), None)
-    failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+    failed = next(iter(attempts.numbers(before, "FAIL")), 0)
     if not failed:
         return None
     reason = f"attempt {failed} in this folder failed, and to leave this audit out now takes nothing back"
@@ -226,27 +169,24 @@ def _counted(report: Report, folder: Path, begun: int | None = None) -> Report:
     Raises:
         ConfigError: the list is damaged.
     """
-    before = attempts(report.name, folder, begun)
-    failed = next((k for k, line in enumerate(before, 1) if line["verdict"] == "FAIL"), 0)
+    before = attempts.of(report.name, folder, begun)
+    failed = next(iter(attempts.numbers(before, "FAIL")), 0)
     unsettled = [
         f"attempt {k}, which was {line['verdict']}, had found: {line['exceeded']}"
         for k, line in enumerate(before, 1)
         if line.get("exceeded")
     ]
-    broken = [str(k) for k, line in enumerate(before, 1) if line["verdict"] == BROKEN_OFF]
-    now: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "verdict": report.verdict, "sentence": report.sentence}
     target = report.evidence.get("target", Evidence())
-    if target.flagged and report.verdict != "FAIL":
-        now["exceeded"] = _flags(target)
-    _append(folder, {"audit": report.name, **now} | ({} if begun is None else {"ends": begun}))
+    exceeded = _flags(target) if target.flagged and report.verdict != "FAIL" else ""
+    attempts.end(report.name, folder, report.verdict, report.sentence, exceeded, begun)
     if not before:
         return report
     said, reasons, verdict = f"Attempt {len(before) + 1} in this folder. {report.sentence}", report.reasons, report.verdict
     if unsettled:
         kept = "what its controls could not confirm is not refuted by another draw: " + "; ".join(unsettled)
         said, reasons = f"{said} Beware: {kept}.", (*reasons, kept)
-    if broken:
-        kept = f"of attempts {', '.join(broken)}, which were broken off, nobody knows what they had found"
+    if broken := attempts.numbers(before, attempts.BROKEN_OFF):
+        kept = f"of attempts {', '.join(map(str, broken))}, which were broken off, nobody knows what they had found"
         said, reasons = f"{said} Beware: {kept}.", (*reasons, kept)
     if failed and verdict != "FAIL":
         kept = (

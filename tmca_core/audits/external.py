@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from tmca_core.audits.interface import Arm
 from tmca_core.audits.scores import Numbers, Scores
 from tmca_core.audits.shift import insist_alike
-from tmca_core.errors import AuditInvalid, ConfigError
+from tmca_core.errors import AuditInvalid, ConfigError, TmcaError
 
 Step = Callable[[bool], Any]
 """`step(with_canary)` makes one fresh release: a number, or numbers in an array that is always as long."""
@@ -121,31 +120,25 @@ def load_step(name: str, option: str = "--step") -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ConfigError(f"{option} {name}: give it as module:function, e.g. my_pipeline:one_step.")
-    try:
-        with _theirs():
-            found = getattr(importlib.import_module(module), attribute, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ConfigError(f"{option} {name}: the module cannot be imported: {type(error).__name__}: {error}.") from error
+    with _theirs(lambda fault: ConfigError(f"{option} {name}: the module cannot be imported: {fault}.")):
+        found = getattr(importlib.import_module(module), attribute, None)
     if not callable(found):
         raise ConfigError(f"{option} {name}: '{module}' has no callable '{attribute}'.")
 
     def called(argument: Any) -> Any:
-        try:
-            with _theirs():
-                return found(argument)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # of pytest and asyncio as well, which are no Exceptions
-            raise AuditInvalid(f"{name} raised {type(error).__name__}: {error}") from error
+        with _theirs(lambda fault: AuditInvalid(f"{name} raised {fault}")):
+            return found(argument)
 
     return called
 
 
 @contextmanager
-def _theirs() -> Iterator[None]:
-    """Others' code runs as in the working folder, and standard output and the end of this process stay the audit's."""
+def _theirs(error_of: Callable[[str], TmcaError]) -> Iterator[None]:
+    """Others' code runs as in the working folder, and standard output and the end of this process stay the audit's.
+
+    Args:
+        error_of: makes the error of what it raises, whose type and words it gets. Ctrl-C stays what it is.
+    """
     here, own, leave = str(Path.cwd()), os.getpid(), os._exit
 
     def exiting(code: int) -> None:
@@ -158,9 +151,15 @@ def _theirs() -> Iterator[None]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr), mock.patch.object(os, "_exit", exiting):
+        os._exit = exiting  # type: ignore[assignment]
+        with redirect_stdout(sys.stderr):
             yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # those of test runners and asyncio too, which are no Exceptions
+        raise error_of(f"{type(error).__name__}: {error}") from error
     finally:
+        os._exit = leave
         os.dup2(kept, 1)
         os.close(kept)
         sys.path.remove(here)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from tmca_core.privacy.accounting import finite
 from tmca_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -184,8 +185,3 @@ class Audit:
 AUDITS: Registry[Callable[..., Audit]] = Registry("audit")
 """Factories of audits, with keyword options that have defaults and are annotated as typer reads them: they become `tmca audit NAME
 --option`. One that can audit a run's folder takes it as `run: Path | None`; `tmca audit all RUN` calls those."""
-
-
-def finite(number: float) -> float | None:
-    """A number as JSON has it: None where it is not finite."""
-    return float(number) if math.isfinite(number) else None

@@ -105,8 +105,8 @@ class Epsilons:
 
 
 def finite(value: float) -> float | None:
-    """None where no ε holds: JSON has no infinity."""
-    return value if math.isfinite(value) else None
+    """A number as JSON has it: None where no ε holds, for JSON has no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def gathered(spends: Iterable[Spend]) -> tuple[Spend, ...]:

@@ -9,6 +9,8 @@ from tmca_core.config import Config
 from tmca_core.privacy.accounting import NoisySteps, epsilon, epsilons
 from tmca_core.privacy.mechanism import Mechanism
 
+PROMISED = {"unit": "patient", "relation": "add/remove", "accountant": "PLD"}
+"""What every site's ε is of: that, and nothing else, is what training charges to ledgers."""
 POINTS = 12
 """Places of ε over the rounds: each costs some 30 ms."""
 
@@ -55,11 +57,9 @@ def statement(config: Config, sites: Mapping[str, Mapping[str, Any]]) -> dict[st
         return max((values[key] for values in sites.values()), default=None)
 
     return {
-        "unit": "patient",
-        "relation": "add/remove",
+        **PROMISED,
         "delta": config.privacy.delta,
         "epsilon": {name: values["epsilon"] for name, values in sites.items()},
-        "accountant": "PLD",
         "noise_multiplier": min((values["noise_multiplier"] for values in sites.values()), default=None),
         "clip": config.privacy.clip,
         "sample_rate": largest("sample_rate"),

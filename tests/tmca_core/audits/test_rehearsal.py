@@ -127,6 +127,10 @@ def test_the_model_that_a_run_tested_must_be_there(tmp_path: Path) -> None:
     run.write_json("run.json", {"schema": 1, "engine": "inprocess", "tested_round": 2, "privacy": None})
     with pytest.raises(AuditInvalid, match="the model of round 2 was tested"):
         subject_of(run.folder, config)
+    run.save_checkpoint(Checkpoint(0, subject.start, {}))
+    run.write_json("run.json", {"schema": 1, "engine": "inprocess", "tested_round": 0, "privacy": None})
+    with pytest.raises(AuditInvalid, match="which no training has touched"):
+        subject_of(run.folder, config)
 
 
 def test_coins_are_fair_and_no_two_sets_alike() -> None:

@@ -58,6 +58,18 @@ def test_weights_that_give_patients_away_are_found_and_others_are_not(subject: S
     assert "AUC 1.000" in leak.figures["released weights"]
     assert not still.flagged and still.bounds and "released weights" in still.scope
 
+    run, name = Run(folder), next(iter(subject.start))
+    run.save_checkpoint(Checkpoint(2, subject.start | {name: subject.start[name] + 1}, {}))
+    run.write_json("run.json", {"schema": 1, "tested_round": 1})  # says who is audited
+
+    def of_the_last_round(subject: Subject, weights: Weights, data: CaseTensors) -> np.ndarray:
+        return seeing(20.0 * float((weights[name] - subject.start[name]).mean()))(subject, weights, data)
+
+    with mock.patch("tmca_core.audits.signals.signals", of_the_last_round):
+        hidden = attacked(folder, subject, CLAIM, 0.01)
+    assert {bound.name.partition(",")[0] for bound in hidden.bounds if bound.exceeds} == {"released weights of the last round"}
+    assert sum(1 - bound.confidence for bound in hidden.bounds) == pytest.approx(0.01 * 0.9)  # the rest is the negative control's
+
 
 def test_patients_who_differ_before_training_prove_nothing(subject: Subject, tmp_path: Path) -> None:
     folder = released(tmp_path / "run", subject.start)
@@ -102,6 +114,7 @@ def test_an_audit_of_membership_attacks_what_the_runs_folder_released(tmp_path: 
     found = audit.measure("target")
     assert [bound.name.startswith("released weights") for bound in found.bounds] == [False, False, True, True]
     assert sum(1 - bound.confidence for bound in found.bounds) == pytest.approx(0.05 * 0.9)  # the rest is the negative control's
+    assert "released weights of the last round" not in found.figures
     said = sentence("PASS", ("found 0",), audit, found)
     assert "training made again" in said and "released weights by a threshold" in said
     assert "released weights themselves not being attacked" in sentence("PASS", ("found 0",), audit, Evidence())
